@@ -1,0 +1,57 @@
+"""What can go wrong by the user's doing, each kind with its exit code."""
+
+from __future__ import annotations
+
+
+class UnetcliError(Exception):
+    """A mistake that the user can mend.
+
+    Parameters
+    ----------
+    message
+        Where, what was found, what was expected: ``labels.tif: shape is 10 x 12; expected 512 x 512``.
+    fix
+        What to do about it; printed on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.fix = fix
+
+
+class InputError(UnetcliError):
+    """A file or a store can not be read, or is not what the command needs."""
+
+    exit_code = 3
+
+
+class ConfigError(UnetcliError):
+    """An option, or a combination of options, is not possible."""
+
+    exit_code = 4
+
+
+class GeometryError(UnetcliError):
+    """A size that the network can not take."""
+
+    exit_code = 4
+
+
+class DeviceError(UnetcliError):
+    """The device asked for is missing, or its memory (or the disk) is full."""
+
+    exit_code = 5
+
+
+class BelowBoundError(UnetcliError):
+    """A result is below the bound that was asked for."""
+
+    exit_code = 7
+
+
+class Unfinished(UnetcliError):  # noqa: N818 - not an error: stopped in time, nothing is lost
+    """Stopped in time with the work so far saved; the same command continues."""
+
+    exit_code = 75

@@ -1,0 +1,1 @@
+"""Scores and pictures to one self-contained HTML file."""
