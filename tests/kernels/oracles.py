@@ -1,0 +1,53 @@
+"""Slow, obvious versions of the kernels."""
+
+import numpy as np
+from scipy import ndimage
+from skimage import measure
+
+
+def nearest_two(labels, spacing, reach):
+    """One distance transform per object, then a sort."""
+    ids = np.unique(labels[labels > 0])
+    fields = [ndimage.distance_transform_edt(labels != i, sampling=spacing) for i in ids]
+    fields += [np.full(labels.shape, np.inf)] * 2
+    ordered = np.sort(fields, axis=0)[:2]
+    ordered[ordered > reach] = np.inf
+    return ordered[0], ordered[1]
+
+
+def border_term(labels, w0, sigma, spacing, reach):
+    """The equation of the paper, cut off beyond the reach."""
+    d1, d2 = nearest_two(labels, spacing, np.inf)
+    border = w0 * np.exp(-((d1 + d2) ** 2) / (2 * sigma**2))
+    return np.where((labels == 0) & (d1 + d2 <= reach), border, 0.0)
+
+
+def separation_border(labels, width):
+    """Each object grown by the window, laid over all others."""
+    footprint = np.ones([2 * width + 1 if n > 1 else 1 for n in labels.shape], bool)
+    border = np.zeros(labels.shape, bool)
+    for i in np.unique(labels[labels > 0]):
+        border |= ndimage.binary_dilation(labels == i, footprint) & (labels > 0) & (labels != i)
+    return border
+
+
+def label(classes):
+    """Connected components of the whole image by scikit-image."""
+    return measure.label(classes, connectivity=1, background=0)
+
+
+def displacement(deformation):
+    """Interpolate the control grid with SciPy, pixel by pixel."""
+    shape, grid = deformation.shape, deformation.grid
+    axes = [np.arange(n) * (g - 1) / max(n - 1, 1) for n, g in zip(shape, grid.shape[1:], strict=True)]
+    at = np.array(np.meshgrid(*axes, indexing="ij"))
+    return np.array([ndimage.map_coordinates(component, at, order=3, mode="mirror") for component in grid])
+
+
+def source_positions(deformation):
+    """Position in the source of every pixel of the region."""
+    pixels = np.indices(deformation.shape).astype(float)
+    centre = ((np.array(deformation.shape) - 1) / 2)[:, None, None, None]
+    moved = pixels + displacement(deformation) - centre
+    offset = deformation.offset[:, None, None, None]
+    return np.einsum("ij,jzyx->izyx", deformation.matrix, moved) + centre + offset

@@ -1,0 +1,260 @@
+"""Settings of each stage: every default, unit, range and help text, each in this one place.
+
+A setting becomes an option of its command, an entry of ``--config run.toml`` and a field of the stage's
+dataclass, with the same name: ``--sigma`` / ``sigma`` / ``WeightsConfig(sigma=5.0)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unetcli.errors import ConfigError
+
+
+def setting(
+    default: Any,  # noqa: ANN401 - the type of the field
+    help: str,  # noqa: A002 - what typer calls it
+    *,
+    minimum: float = -math.inf,
+    above: float = -math.inf,
+    maximum: float = math.inf,
+    choices: tuple[str, ...] = (),
+    group: str = "Settings",
+) -> Any:  # noqa: ANN401 - as dataclasses.field
+    """Declare a setting: its default, one line of help with the unit, and its range."""
+    metadata = {
+        "help": help,
+        "minimum": minimum,
+        "above": above,
+        "maximum": maximum,
+        "choices": choices,
+        "group": group,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of the settings of a stage; checks all ranges at once.
+
+    Raises
+    ------
+    ConfigError
+        With every setting that is out of its range.
+    """
+
+    def __post_init__(self) -> None:
+        mistakes = [m for field in dataclasses.fields(self) if (m := _mistake(field, getattr(self, field.name)))]
+        mistakes += self.mistakes()
+        if mistakes:
+            raise ConfigError("; ".join(mistakes))
+
+    def mistakes(self) -> list[str]:
+        """Return what is wrong with settings that depend on each other."""
+        return []
+
+
+def _mistake(field: dataclasses.Field[Any], value: Any) -> str | None:  # noqa: ANN401 - any setting
+    rule, option = field.metadata, "--" + field.name.replace("_", "-")
+    if value is None:
+        return None
+    if rule["choices"] and value not in rule["choices"]:
+        return f"{option} {value}: expected one of {', '.join(rule['choices'])}"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            return f"{option} {value}: expected a finite number"
+        if value < rule["minimum"] or value > rule["maximum"] or value <= rule["above"]:
+            return f"{option} {value}: expected {_range(rule)}"
+    return None
+
+
+def _range(rule: Mapping[str, Any]) -> str:
+    low, above, high = rule["minimum"], rule["above"], rule["maximum"]
+    if math.isfinite(low) and math.isfinite(high):
+        return f"{low:g} to {high:g}"
+    return f"above {above:g}" if math.isfinite(above) else f"at least {low:g}" if math.isfinite(low) else f"at most {high:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepConfig(Config):
+    """Settings of `prep`."""
+
+    axes: str | None = setting(None, "Axes of the files, slowest first, such as zyx or yxc. [default: the file's]")
+    pixel_size: str | None = setting(None, "Pixel size: 0.65um, or 50,4,4nm for z,y,x. [default: the file's]")
+    ndim: int | None = setting(
+        None, "Objects lie in planes (2) or volumes (3). [default: 3 for ids in z-stacks with named axes]",
+        minimum=2, maximum=3,
+    )  # fmt: skip
+    label_kind: str | None = setting(
+        None, "What label values mean. [default: two values are classes, more are instances]",
+        choices=("instances", "classes"), group="Labels",
+    )  # fmt: skip
+    classes: str | None = setting(
+        None, "Label value of each class, background first: 0=membrane,255=cell.", group="Labels"
+    )
+    split: str | None = setting(
+        None, "Validation part: a fraction such as 0.2, image names (img_1*,img_07), or planes (20-23) of one stack.",
+        group="Labels",
+    )  # fmt: skip
+    ngff: str = setting("0.5", "Version of OME-Zarr to write.", choices=("0.4", "0.5"))
+
+
+RECIPES = ("paper",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsConfig(Config):
+    """Settings of `weights`: w(x) = w_c(x) + w0 exp(-(d1(x) + d2(x))^2 / (2 sigma^2))."""
+
+    recipe: str = setting("paper", "Formula of the weights.", choices=RECIPES)
+    w0: float = setting(10.0, "Height of the border term; 0 leaves it out.", minimum=0)
+    sigma: float = setting(5.0, "Width of the border term, pixels (of x, where z differs).", above=0)
+    balance: str = setting("inverse", "Class weights w_c: inverse frequency, none, or a number for each class (1,2.5).")
+    border_width: int = setting(
+        1, "Pixels of objects that touch another one turn to background, so deep from the contact.", minimum=0
+    )
+    ndim: int | None = setting(
+        None, "Distances in planes (2) or volumes (3). [default: as prepared]", minimum=2, maximum=3
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeformConfig(Config):
+    """Settings of augmentation, the same in `augment` and `train`."""
+
+    elastic: float = setting(10.0, "Std of displacements on the control grid, pixels.", minimum=0, group="Augmentation")
+    grid: int = setting(3, "Control points along each axis.", minimum=2, maximum=64, group="Augmentation")
+    rotation: float = setting(180.0, "Largest rotation, degrees.", minimum=0, maximum=180, group="Augmentation")
+    scaling: float = setting(1.2, "Largest scaling, and 1/this the smallest.", minimum=1, maximum=4, group="Augmentation")
+    shift: float = setting(0.0, "Largest shift, pixels.", minimum=0, group="Augmentation")
+    flip: bool = setting(True, "Mirror along each axis, every other time.", group="Augmentation")  # noqa: FBT003
+    contrast: float = setting(0.25, "Contrast factor within exp(+-this).", minimum=0, maximum=2, group="Augmentation")
+    brightness: float = setting(0.25, "Largest offset, in std of the data set.", minimum=0, maximum=5, group="Augmentation")
+    gamma: float = setting(0.2, "Gamma within exp(+-this).", minimum=0, maximum=2, group="Augmentation")
+    noise: float = setting(0.15, "Largest std of Gaussian noise, in std of the data set.", minimum=0, maximum=5, group="Augmentation")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig(DeformConfig):
+    """Settings of `augment`."""
+
+    samples: int = setting(100, "Number of augmented samples.", minimum=1)
+    seed: int = setting(0, "Sample k is a function of (seed, k) alone.", minimum=0)
+    shift: float = setting(20.0, "Largest shift, pixels.", minimum=0, group="Augmentation")
+    ndim: int | None = setting(None, "Planes (2) or volumes (3). [default: as prepared]", minimum=2, maximum=3)
+
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("constant", "one-cycle")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(DeformConfig):
+    """Settings of `train`; these defaults are the preset ``default``."""
+
+    arch: str = setting("unet", "Architecture.", group="Network")
+    features: str = setting("32,64,128,256,512", "Channels of each level, full resolution first.", group="Network")
+    padding: str = setting("same", "Padding of convolutions.", choices=("valid", "same"), group="Network")
+    norm: str = setting(
+        "batch", "Normalization of features.", choices=("none", "batch", "instance", "group"), group="Network"
+    )
+    skip: str = setting("concat", "Skip connections.", choices=("concat", "add"), group="Network")
+    dropout: float = setting(
+        0.0, "Dropout at the end of the contracting path.", minimum=0, maximum=0.95, group="Network"
+    )
+    patch_size: int = setting(256, "Side of a training patch as the network reads it, pixels.", minimum=1)
+    batch_size: int = setting(8, "Patches in a step.", minimum=1)
+    steps: int = setting(8000, "Number of optimization steps.", minimum=1)
+    optimizer: str = setting("adamw", "Optimizer.", choices=OPTIMIZERS)
+    learning_rate: float = setting(2e-3, "Learning rate (of one-cycle: its peak).", above=0)
+    momentum: float = setting(0.9, "Momentum of SGD.", minimum=0, maximum=0.9999)
+    weight_decay: float = setting(1e-2, "Weight decay.", minimum=0)
+    schedule: str = setting("one-cycle", "Learning rate over the steps.", choices=SCHEDULES)
+    validate_every: int = setting(500, "Steps between validations and checkpoints.", minimum=1)
+    seed: int = setting(0, "Seed of initialization, patches and augmentation.", minimum=0)
+
+    @property
+    def feature_list(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(int(n) for n in self.features.split(","))
+
+    def mistakes(self) -> list[str]:
+        """Check what `features` holds."""
+        parts = self.features.split(",")
+        if len(parts) < 2 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+            return [f"--features {self.features}: expected two or more numbers of channels, such as 32,64,128"]
+        return []
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # As published (arXiv 1505.04597); the learning rate and the number of steps are not in the paper.
+    "paper": {
+        "features": "64,128,256,512,1024",
+        "padding": "valid",
+        "norm": "none",
+        "dropout": 0.5,
+        "patch_size": 572,
+        "batch_size": 1,
+        "steps": 40_000,
+        "optimizer": "sgd",
+        "learning_rate": 1e-3,
+        "momentum": 0.99,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "scaling": 1.0,
+        "gamma": 0.0,
+        "noise": 0.0,
+        "validate_every": 1000,
+    },
+    "default": {},
+    # Two CPU cores, minutes.
+    "fast": {
+        "features": "16,32,64,128,256",
+        "batch_size": 4,
+        "steps": 1000,
+        "learning_rate": 3e-3,
+        "validate_every": 100,
+    },
+}
+"""What each preset sets differently from the defaults of `TrainConfig`, and nothing else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(Config):
+    """Settings of `tile-predict`."""
+
+    tile_size: int | None = setting(
+        None, "Side of a tile as the network reads it, pixels. [default: a core of 512, on CUDA 1024]", minimum=1
+    )
+    probability_dtype: str = setting(
+        "float32", "Type of --probabilities; uint8 holds 255 times the probability.", choices=("float32", "float16", "uint8"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Config):
+    """Settings of `evaluate`."""
+
+    metrics: str | None = setting(None, "Metrics, separated by commas. [default: those that fit the input]")
+    threshold: float | None = setting(
+        None, "Score at this threshold only. [default: 0.5, and the best of 0 to 1 for V_Rand and V_Info]",
+        minimum=0, maximum=1,
+    )  # fmt: skip
+    fail_under: str | None = setting(None, "Exit with 7 if a mean is worse: iou=0.9,warping_error=0.001.")
+
+
+def with_preset(preset: str, **given: Any) -> TrainConfig:  # noqa: ANN401 - any setting
+    """Return the settings of a preset, changed by what is given.
+
+    Raises
+    ------
+    ConfigError
+        If there is no preset of that name.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
+    return TrainConfig(**{**PRESETS[preset], **given})

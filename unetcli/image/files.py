@@ -1,0 +1,101 @@
+"""TIFF, PNG, JPEG and NumPy files as lazily read arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unetcli.errors import InputError
+from unetcli.image.raster import open_raster
+from unetcli.image.raw import open_npy, open_npz
+from unetcli.image.source import FileSource, decoding
+from unetcli.image.tiff import open_tiff
+
+OPENERS = {
+    b"II*\0": open_tiff,
+    b"MM\0*": open_tiff,
+    b"II+\0": open_tiff,  # BigTIFF
+    b"MM\0+": open_tiff,
+    b"\x89PNG\r\n\x1a\n": open_raster,
+    b"\xff\xd8\xff": open_raster,
+    b"\x93NUMPY": open_npy,
+    b"PK\x03\x04": open_npz,
+    b"PK\x05\x06": open_npz,  # an empty archive
+}
+"""The first bytes of a file: what opens it."""
+
+FOREIGN = {
+    b"\x89HDF": "an HDF5 file",
+    b"ZISRAWFILE": "a Zeiss CZI file",
+    b"\xda\xce\xbe\x0a": "a Nikon ND2 file",
+    b"\xd0\xcf\x11\xe0": "an OIB, VSI or other OLE file",
+    b"GIF8": "a GIF file",
+    b"BM": "a BMP file",
+    b"\x1f\x8b": "a gzip archive",
+    b"%PDF": "a PDF file",
+    b"\0\0\0\x0cjP": "a JPEG 2000 file",
+}
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+EXPECTED = "expected TIFF, PNG, JPEG, NumPy or OME-Zarr"
+
+
+def open_file(path: Path, *, axes: str | None = None, is_label: bool = False) -> FileSource:
+    """Open an image file; its kind is told from its first bytes, never from its name.
+
+    Parameters
+    ----------
+    path
+        A TIFF, PNG, JPEG, NPY or NPZ file.
+    axes
+        Its own order of axes, slowest first (``zyx``, ``yxc``), instead of what the file says.
+    is_label
+        Whether it holds labels: integers or booleans, which are taken as they are stored.
+
+    Returns
+    -------
+    FileSource
+        Nothing but the header was read, and everything that can be checked without pixels was checked.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, of another kind, or can not be used.
+    """
+    head = first_bytes(path)
+    for magic, opener in OPENERS.items():
+        if head.startswith(magic):
+            return opener(path, axes=axes, is_label=is_label)
+    raise not_an_image(path, head)
+
+
+def first_bytes(path: Path) -> bytes:
+    """Return the first bytes of a file that must be there and not be empty."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; {EXPECTED}")
+    with decoding(path, "can not be opened"), path.open("rb") as stream:
+        head = stream.read(64)
+    if not head:
+        raise InputError(f"{path}: is empty; {EXPECTED}", fix="copy or export it again")
+    return head
+
+
+def not_an_image(path: Path, head: bytes) -> InputError:
+    """Return the error for a file of another kind."""
+    if head.startswith(LFS_POINTER):
+        return InputError(
+            f"{path}: is a Git LFS pointer, not the image itself",
+            fix="git lfs pull, in the folder of the file",
+        )
+    for magic, kind in FOREIGN.items():
+        if head.startswith(magic):
+            return InputError(
+                f"{path}: is {kind}; {EXPECTED}", fix="convert it to OME-TIFF, for example in Fiji"
+            )
+    return InputError(f"{path}: is not an image file (starts with {excerpt(head)}); {EXPECTED}")
+
+
+def excerpt(head: bytes) -> str:
+    """Show the first bytes: text in quotes, anything else in hexadecimal."""
+    text = head.decode("utf-8", errors="replace")
+    return f'"{text[:8]}…"' if text[:8].isprintable() else "bytes " + head[:8].hex(" ")

@@ -1,0 +1,37 @@
+"""Short digests that tell whether an input is still the same."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+WHOLE = 16 * 2**20
+"""A file of up to this many bytes is read whole."""
+SAMPLE = 2**16
+"""Of a larger one, and of each file of a folder, so many bytes from either end: headers, and the index of a
+shard with its checksums."""
+
+
+def fingerprint(path: Path) -> str:
+    """Return a digest of a file, or of all files of a folder, that does not depend on where it lies.
+
+    Of a file larger than 16 MiB, and of the files of a store, size and both ends count: a digest of a whole
+    slide would cost as much as reading it. What this can miss is a change in the middle of an uncompressed
+    file that keeps its size.
+    """
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n".encode())
+        digest.update(_sample(file, 2 * SAMPLE if path.is_dir() else WHOLE))
+    return digest.hexdigest()[:16]
+
+
+def _sample(file: Path, whole: int) -> bytes:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= whole:
+            return stream.read()
+        head = stream.read(SAMPLE)
+        stream.seek(size - SAMPLE)
+        return head + stream.read()

@@ -1,0 +1,102 @@
+"""OME-Zarr metadata of images, labels and their pyramids, as it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unetcli.image.axes import TYPES, Axes
+
+@dataclass(frozen=True)
+class ImageMetadata:
+    """What is said about an image, or a label image, in its group.
+
+    Parameters
+    ----------
+    group
+        Path of the group within the store (or within ``labels``); empty for the store itself.
+    axes
+        Axes of level 0.
+    n_levels
+        Number of levels, each half as large as the one before along y and x.
+    channels
+        Names of the channels, where it has any.
+    window
+        Range of gray values to show.
+    classes
+        Names by class value: makes it a label image. Empty for a label image of ids.
+    source
+        For a label image, where the image lies that it belongs to.
+    labels
+        Label images that belong to it.
+    """
+
+    group: str
+    axes: Axes
+    n_levels: int = 1
+    channels: tuple[str, ...] = ()
+    window: tuple[float, float] | None = None
+    classes: Mapping[int, str] | None = None
+    source: str | None = None
+    labels: tuple[ImageMetadata, ...] = ()
+
+    def ome(self, zarr_format: int) -> dict[str, Any]:
+        """Return the OME-Zarr metadata."""
+        version = {"version": "0.4"} if zarr_format == 2 else {}
+        multiscale = {
+            **version,
+            "name": self.group.rpartition("/")[2] or "image",
+            "axes": [
+                {"name": a, "type": TYPES[a], **({"unit": unit} if unit else {})}
+                for a, unit in zip(self.axes.names, self.axes.units, strict=True)
+            ],
+            "datasets": [self._dataset(level) for level in range(self.n_levels)],
+        }
+        metadata: dict[str, Any] = {"multiscales": [multiscale]}
+        if self.classes is not None:
+            metadata["image-label"] = {**version, **self._label_properties()}
+        elif self.channels and self.window and "c" in self.axes.names:
+            metadata["omero"] = {"channels": self._channels()}
+        return metadata
+
+    def _dataset(self, level: int) -> dict[str, Any]:
+        factors = [2**level if a in "yx" else 1 for a in self.axes.names]
+        scale = [s * f for s, f in zip(self.axes.scale, factors, strict=True)]
+        # The centre of a 2x2 block lies half a pixel from the centre of its first pixel.
+        shift = [s * (f - 1) / 2 for s, f in zip(self.axes.scale, factors, strict=True)]
+        return {
+            "path": str(level),
+            "coordinateTransformations": [
+                {"type": "scale", "scale": scale},
+                {"type": "translation", "translation": shift},
+            ],
+        }
+
+    def _channels(self) -> list[dict[str, Any]]:
+        low, high = self.window or (0.0, 1.0)
+        colors = ["FF0000", "00FF00", "0000FF"] if len(self.channels) == 3 else ["FFFFFF"] * len(self.channels)
+        return [
+            {
+                "label": name,
+                "color": color,
+                "active": True,
+                "window": {"min": low, "max": high, "start": low, "end": high},
+            }
+            for name, color in zip(self.channels, colors, strict=True)
+        ]
+
+    def _label_properties(self) -> dict[str, Any]:
+        classes = {value: name for value, name in (self.classes or {}).items() if value}
+        described = {
+            "colors": [{"label-value": v, "rgba": [*PALETTE[(v - 1) % len(PALETTE)], 160]} for v in classes],
+            "properties": [{"label-value": v, "class": name} for v, name in classes.items()],
+        }
+        return {**(described if classes else {}), **({"source": {"image": self.source}} if self.source else {})}
+
+
+PALETTE = (
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
+    (153, 153, 153),
+)  # fmt: skip
+"""Colours that colour-blind people can tell apart (Okabe and Ito 2008)."""

@@ -1,0 +1,185 @@
+"""Regions of TIFF pages: only the strips or tiles that a region needs are read and decoded."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unetcli.image.raw import opened, pread, read_contiguous
+from unetcli.image.source import AnyArray, Region
+
+CACHE_BYTES = 256 * 2**20
+JPEG_COMPRESSIONS = frozenset({6, 7, 34892, 33007})
+
+
+class SegmentCache:
+    """Decoded segments, the least recently used dropped first; safe to share between threads.
+
+    Parameters
+    ----------
+    budget
+        Bytes that the kept segments may take together.
+    """
+
+    def __init__(self, budget: int = CACHE_BYTES) -> None:
+        self.budget = budget
+        self.n_bytes = 0
+        self._kept: OrderedDict[tuple[int, int], AnyArray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[int, int], decode: Callable[[], AnyArray]) -> AnyArray:
+        """Return a segment, decoded now if it is not kept."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        segment = decode()
+        with self._lock:
+            if key not in self._kept and segment.nbytes <= self.budget:
+                self._kept[key] = segment
+                self.n_bytes += segment.nbytes
+            while self.n_bytes > self.budget:
+                self.n_bytes -= self._kept.popitem(last=False)[1].nbytes
+        return segment
+
+
+@dataclass(frozen=True)
+class Page:
+    """Where the segments of a page are."""
+
+    path: Path
+    offsets: tuple[int, ...]
+    byte_counts: tuple[int, ...]
+    jpeg_tables: bytes | None
+
+
+@dataclass(frozen=True)
+class PageFormat:
+    """How every page of an image is stored.
+
+    Parameters
+    ----------
+    shape
+        (separate sample, depth, y, x, interleaved sample).
+    segment
+        Shape of a strip or tile along the same axes.
+    dtype
+        Of the pixels once decoded; of the stored ones, with their byte order, if `is_raw`.
+    is_raw
+        Whether a page lies in the file in one piece, as it is.
+    decode
+        `tifffile.TiffPage.decode`: bytes and index of a segment to its pixels.
+    is_jpeg, jpeg_header
+        Whether `decode` needs the tables of the page, and this header, besides.
+    fill
+        Value of the pixels of a segment that is not stored.
+    """
+
+    shape: tuple[int, ...]
+    segment: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_raw: bool
+    decode: Callable[..., tuple[AnyArray | None, tuple[int, ...], tuple[int, ...]]]
+    is_jpeg: bool
+    jpeg_header: bytes | None
+    fill: float
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of segments along each axis."""
+        return tuple(math.ceil(n / s) for n, s in zip(self.shape, self.segment, strict=True))
+
+    def touched(self, region: Region) -> Iterator[int]:
+        """Yield the index of each segment that a region touches."""
+        ranges = (range(r.start // s, -(-r.stop // s)) for r, s in zip(region, self.segment, strict=True))
+        for position in itertools.product(*ranges):
+            yield int(np.ravel_multi_index(position, self.counts))
+
+
+class PagedReader:
+    """Reads regions of an image whose outer axes are pages.
+
+    Parameters
+    ----------
+    shape
+        Of the image, in the order of the file: the axes of the pages' sequence, then those of a page.
+    pages
+        All pages, in C order.
+    format
+        How they are stored.
+    cache
+        Where decoded segments are kept.
+
+    Raises
+    ------
+    ValueError
+        If the shape is not made of such pages.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], pages: list[Page], page_format: PageFormat, cache: SegmentCache
+    ) -> None:
+        self.pages, self.format, self.cache = pages, page_format, cache
+        self._long = [i for i, n in enumerate(shape) if n > 1]  # axes of size 1 may be named or not: left out
+        self._page_long = [i for i, n in enumerate(page_format.shape) if n > 1]
+        n_outer = len(self._long) - len(self._page_long)
+        sizes = [shape[i] for i in self._long]
+        inner = [page_format.shape[i] for i in self._page_long]
+        if n_outer < 0 or sizes[n_outer:] != inner or math.prod(sizes[:n_outer]) != len(pages):
+            raise ValueError(f"{len(pages)} pages of {inner} do not make up {sizes}")
+        self._outer = tuple(sizes[:n_outer])
+
+    def __call__(self, region: Region) -> AnyArray:
+        """Return a region, in the order of the file."""
+        long = [region[i] for i in self._long]
+        outer, inner = long[: len(self._outer)], [slice(0, 1)] * len(self.format.shape)
+        for axis, extent in zip(self._page_long, long[len(self._outer) :], strict=True):
+            inner[axis] = extent
+        positions = list(itertools.product(*(range(s.start, s.stop) for s in outer)))
+        out = np.empty((len(positions), *(s.stop - s.start for s in inner)), self.format.dtype)
+        for block, position in zip(out, positions, strict=True):
+            index = int(np.ravel_multi_index(position, self._outer)) if position else 0
+            self._read_page(index, tuple(inner), block)
+        return out.reshape([s.stop - s.start for s in region])
+
+    def _read_page(self, index: int, region: Region, out: AnyArray) -> None:
+        page = self.pages[index]
+        with opened(page.path) as file:
+            if self.format.is_raw:
+                shape, dtype = self.format.shape, self.format.dtype
+                out[...] = read_contiguous(file, page.offsets[0], shape, dtype, region)
+                return
+            out[...] = self.format.fill
+            for i in self.format.touched(region):
+                if i < len(page.offsets) and page.byte_counts[i] and page.offsets[i]:
+                    segment = self.cache.get((index, i), lambda i=i: self._decode(file, page, i))  # type: ignore[misc]
+                    self._paste(segment, i, region, out)
+
+    def _decode(self, file: int, page: Page, index: int) -> AnyArray:
+        data = pread(file, page.byte_counts[index], page.offsets[index])
+        arguments: dict[str, Any] = {}
+        if self.format.is_jpeg:
+            arguments = {"jpegtables": page.jpeg_tables, "jpegheader": self.format.jpeg_header}
+        segment, _, _ = self.format.decode(data, index, **arguments)
+        if segment is None:
+            raise ValueError(f"segment {index} is empty")
+        return segment.astype(self.format.dtype, copy=False)
+
+    def _paste(self, segment: AnyArray, index: int, region: Region, out: AnyArray) -> None:
+        position = np.unravel_index(index, self.format.counts)
+        starts = [int(p) * s for p, s in zip(position, self.format.segment, strict=True)]
+        block = segment[np.newaxis]  # a segment has no axis of separate samples
+        into, of = [], []
+        for extent, start, size in zip(region, starts, block.shape, strict=True):
+            a, b = max(extent.start, start), min(extent.stop, start + size)
+            into.append(slice(a - extent.start, b - extent.start))
+            of.append(slice(a - start, b - start))
+        out[tuple(into)] = block[tuple(of)]

@@ -1,0 +1,315 @@
+"""What the stages read: an image in the axes t, c, z, y, x, box by box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetcli.errors import InputError, UnetcliError
+from unetcli.image.axes import AXES, Axes
+from unetcli.image.tiling import Box, mirror_index
+
+AnyArray = NDArray[Any]
+Region = tuple[slice, ...]
+ReadRegion = Callable[[Region], AnyArray]
+
+MEMORY_BUDGET = 2 * 2**30
+"""Bytes that one piece which can only be decoded whole may take."""
+
+IMAGE_KINDS = {"b1", "u1", "u2", "u4", "i1", "i2", "i4", "f2", "f4", "f8"}
+LABEL_KINDS = {"b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8"}
+
+
+class Source(Protocol):
+    """An image that is read box by box."""
+
+    @property
+    def name(self) -> str:
+        """Name for messages and for pairing."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Always (t, c, z, y, x), 1 where the image has no such axis."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels, in native byte order."""
+        ...
+
+    @property
+    def axes(self) -> Axes:
+        """The axes that the image really has, with the pixel size."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Every assumption that was made, in plain words, to be shown to the user."""
+        ...
+
+    def read(self, box: Box) -> AnyArray:
+        """Return the pixels of a box that lies inside the image; five axes, exactly `box.shape`."""
+        ...
+
+
+def read_mirrored(source: Source, box: Box) -> AnyArray:
+    """Read a box that may reach past the image; what lies outside is filled by the mirror image.
+
+    Parameters
+    ----------
+    source
+        The image.
+    box
+        At least one pixel along each axis, anywhere.
+
+    Returns
+    -------
+    (t, c, z, y, x) array of shape `box.shape`
+
+    Notes
+    -----
+    Equal to ``np.pad(mode="reflect")`` of the whole image and a cut, but only the smallest range of pixels
+    that the box shows is read.
+    """
+    shown = [mirror_index(a, b, n) for a, b, n in zip(box.start, box.stop, source.shape, strict=True)]
+    inside = Box(tuple(int(i.min()) for i in shown), tuple(int(i.max()) + 1 for i in shown))
+    block = source.read(inside)
+    if inside == box:
+        return block
+    for axis, (pixels, first) in enumerate(zip(shown, inside.start, strict=True)):
+        plain = pixels.size == block.shape[axis] and pixels[0] <= pixels[-1]
+        if not plain:
+            block = np.take(block, pixels - first, axis=axis)
+    return block
+
+
+def read_filled(source: Source, box: Box) -> AnyArray:
+    """Read a box that may reach past the image; what lies outside is 0: for labels, no object."""
+    inside = box.clip(source.shape)
+    if inside == box:
+        return source.read(box)
+    block = np.zeros(box.shape, dtype=source.dtype)
+    block[inside.relative_to(box.start).slices] = source.read(inside)
+    return block
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """An image file, read in its own order of axes and shown as t, c, z, y, x.
+
+    Parameters
+    ----------
+    path
+        The file.
+    order
+        Its axes as stored, slowest first: ``yxc``.
+    shape
+        (t, c, z, y, x), 1 where the file has no such axis.
+    dtype
+        Of the pixels that `read_region` returns, in native byte order.
+    axes
+        The axes that the file has, with the pixel size.
+    read_region
+        Reads a region, one slice per axis of `order`.
+    notes
+        The assumptions that were made.
+    pages_unnamed
+        Whether the pages of the file have no axis name and were taken as z planes.
+    """
+
+    path: Path
+    order: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    axes: Axes
+    read_region: ReadRegion
+    notes: tuple[str, ...] = ()
+    pages_unnamed: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the file, without its folder."""
+        return self.path.name
+
+    def read(self, box: Box) -> AnyArray:
+        """Return the pixels of a box that lies inside the image; five axes, exactly `box.shape`."""
+        if box.clip(self.shape) != box:
+            raise ValueError(f"{self.path}: box {box} reaches past the image, {self.shape}")
+        region = tuple(slice(box.start[AXES.index(a)], box.stop[AXES.index(a)]) for a in self.order)
+        with decoding(self.path, f"can not be read at {box}"):
+            block = self.read_region(region)
+            in_order = block.transpose([self.order.index(a) for a in self.axes.names])
+            return np.ascontiguousarray(in_order.reshape(box.shape), dtype=self.dtype)
+
+
+def file_source(
+    path: Path,
+    order: str,
+    file_shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    read_region: ReadRegion,
+    *,
+    pixel_size: Mapping[str, tuple[float, str]] | None = None,
+    n_channels: int | None = None,
+    notes: tuple[str, ...] = (),
+    pages_unnamed: bool = False,
+) -> FileSource:
+    """Make the source of a file from its own order of axes.
+
+    Parameters
+    ----------
+    path, order, read_region, notes, pages_unnamed
+        As in `FileSource`.
+    file_shape
+        Size along each axis of `order`.
+    dtype
+        As stored; the source shows it in native byte order.
+    pixel_size
+        Size and unit of a pixel by axis name, where known.
+    n_channels
+        Number of channels to show, from the first, if not all: an alpha channel comes last.
+    """
+    names = "".join(a for a in AXES if a in order)
+    known = pixel_size or {}
+    axes = Axes.of(names, {a: s for a, (s, _) in known.items()}, {a: u for a, (_, u) in known.items()})
+    sizes = dict(zip(order, file_shape, strict=True))
+    if n_channels is not None:
+        sizes["c"] = n_channels
+    shape = tuple(sizes.get(a, 1) for a in AXES)
+    return FileSource(
+        path,
+        order,
+        shape,
+        dtype.newbyteorder("="),
+        axes,
+        read_region,
+        notes=notes,
+        pages_unnamed=pages_unnamed,
+    )
+
+
+@contextmanager
+def decoding(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into an `InputError` that names the file and the place.
+
+    The decoders of others raise anything from `struct.error` to `ZeroDivisionError` on a damaged file, so
+    this one boundary catches every exception but our own.
+    """
+    try:
+        yield
+    except UnetcliError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path}: {what}: {type(error).__name__}{': ' if reason else ''}{reason}",
+            fix="open the file in another program; if that fails too, it is damaged: copy or export it again",
+        ) from error
+
+
+def sizes_text(shape: tuple[int, ...]) -> str:
+    """Write a shape for people: ``3 x 512 x 512``."""
+    return " x ".join(map(str, shape))
+
+
+def check_dtype(path: Path, dtype: np.dtype[Any], *, is_label: bool) -> None:
+    """Refuse a type of pixels that an image, or a label image, can not have."""
+    kind = dtype.str[1:]
+    if is_label and kind not in LABEL_KINDS:
+        raise InputError(
+            f"{path}: labels are {dtype.name}; expected integers (object ids or classes) or booleans",
+            fix="save the labels as an integer image, for example uint16",
+        )
+    if not is_label and kind not in IMAGE_KINDS:
+        raise InputError(
+            f"{path}: pixels are {dtype.name}; expected integers up to 32 bits, floats or booleans",
+            fix="convert the image, for example to uint16 or float32",
+        )
+
+
+def check_order(path: Path, axes: str, shape: tuple[int, ...]) -> str:
+    """Check the axes that a user gave for a file against its number of axes; return them in lower case."""
+    order = axes.lower()
+    if len(order) != len(shape):
+        raise InputError(
+            f"{path}: --axes {axes} names {len(order)} axes; the file has {len(shape)} ({sizes_text(shape)})",
+            fix="give one letter of t, c, z, y, x for each axis, slowest first",
+        )
+    if not set("yx") <= set(order) <= set(AXES) or len(set(order)) != len(order):
+        raise InputError(
+            f"{path}: --axes {axes}; expected different letters of t, c, z, y, x, with y and x",
+            fix="for example --axes zyx, or --axes yxc for colours stored last",
+        )
+    return order
+
+
+def ask_for_axes(path: Path, shape: tuple[int, ...], found: str) -> InputError:
+    """Return the error for a file whose axes can not be told from what is in it."""
+    example = "tczyx"[-len(shape) :] if len(shape) <= len(AXES) else "tczyx"
+    return InputError(
+        f"{path}: has {len(shape)} axes ({sizes_text(shape)}) {found}; can not tell what they are",
+        fix=f"name them, slowest first: --axes {example}",
+    )
+
+
+def check_not_empty(path: Path, shape: tuple[int, ...]) -> None:
+    """Refuse an image without pixels."""
+    if 0 in shape or not shape:
+        raise InputError(f"{path}: has no pixels (shape {sizes_text(shape) or 'none'}); expected an image")
+
+
+def unnamed_pages_note() -> str:
+    """Return the note for pages without an axis name."""
+    return (
+        "pages have no axis names: taken as z planes "
+        "(--axes tyx to take them as time points, --axes cyx as channels)"
+    )
+
+
+@dataclass(frozen=True)
+class MemorySource:
+    """A source that was read once and is kept as an array."""
+
+    source: Source
+    pixels: AnyArray
+
+    @property
+    def name(self) -> str:
+        """Name of the source."""
+        return self.source.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the source."""
+        return self.source.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its pixels."""
+        return self.pixels.dtype
+
+    @property
+    def axes(self) -> Axes:
+        """Axes of the source."""
+        return self.source.axes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes of the source."""
+        return self.source.notes
+
+    def read(self, box: Box) -> AnyArray:
+        """Return the pixels of a box that lies inside the image."""
+        return self.pixels[box.slices]
+
+
+def in_memory(source: Source) -> Source:
+    """Read a source whole, and keep it."""
+    return MemorySource(source, source.read(Box.whole(source.shape)))

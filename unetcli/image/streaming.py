@@ -1,0 +1,226 @@
+"""The only chunked drivers: tile to tile, tile to table, tiles read ahead for a network.
+
+A `Work` is one tile of one image with where it is read from and written to, so that a driver runs over
+the tiles of a whole collection at once. Kernels are serial and know nothing of tiles in flight; memory is
+bounded by these, not by the image.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+
+from unetcli.errors import DeviceError, UnetcliError
+from unetcli.image.ledger import Ledger
+from unetcli.image.source import Source, read_mirrored
+from unetcli.image.store import Level
+from unetcli.image.tiling import Box, Tile, TileGrid
+
+Block = NDArray[Any]
+Reader = Callable[[Source, Box], Block]
+Progress = Callable[[int, int], None]
+"""Called with the number of tiles done and their total after each; may raise to stop in time."""
+T = TypeVar("T")
+
+
+def silent(done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def available_cpus() -> int:
+    """Return the number of processors that this process may use: of its affinity and of its SLURM request."""
+    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    limits += [int(n) for n in [os.environ.get("SLURM_CPUS_PER_TASK", "")] if n.isdigit()]
+    return max(1, min(limits))
+
+
+@dataclass(frozen=True)
+class Work:
+    """One tile of one image.
+
+    Parameters
+    ----------
+    name
+        Names the tile in the ledger: unique within a store, and the same in each run.
+    tile
+        What is written and what is read.
+    sources
+        Arrays that its read box is read from.
+    targets
+        Arrays that its core is written to, each a whole shard.
+    """
+
+    name: str
+    tile: Tile
+    sources: tuple[Source, ...]
+    targets: tuple[Level, ...] = ()
+
+
+def work_on(
+    name: str, grid: TileGrid, sources: Sequence[Source], targets: Sequence[Level] = ()
+) -> Iterator[Work]:
+    """Yield the work of each tile of a grid."""
+    return (Work(f"{name}/{tile.index}", tile, tuple(sources), tuple(targets)) for tile in grid)
+
+
+def map_tiles(
+    function: Callable[..., Block | tuple[Block, ...]],
+    works: Iterable[Work],
+    ledger: Ledger,
+    *,
+    read: Reader = read_mirrored,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> None:
+    """Compute each tile in a thread: read, ``function(tile, *blocks)``, write, record.
+
+    Parameters
+    ----------
+    function
+        Takes a `Tile` and a block of each source that covers its read box, (t, c, z, y, x); returns a block
+        that covers its core for each target.
+    works
+        The tiles; those in the ledger are left out.
+    ledger
+        Where finished tiles are written down.
+    read
+        What is done where a read box reaches past the image: `read_mirrored` or `read_filled`.
+    workers
+        Number of threads; by default as many as there are processors.
+    progress
+        Called after each tile.
+
+    Raises
+    ------
+    UnetcliError
+        The first tile that fails stops the rest; the message names its read box.
+    """
+    todo, total = _todo(works, ledger)
+    progress(total - len(todo), total)
+
+    def compute(work: Work) -> None:
+        with _naming(work):
+            result = function(work.tile, *(read(source, work.tile.read) for source in work.sources))
+            _write(work, result, ledger)
+
+    for done, _ in enumerate(_in_order(compute, todo, workers), start=total - len(todo) + 1):
+        progress(done, total)
+
+
+def reduce_tiles(
+    function: Callable[..., T],
+    works: Iterable[Work],
+    *,
+    read: Reader = read_mirrored,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Iterator[T]:
+    """Compute ``function(tile, *blocks)`` of each tile in threads; yield the tables in the order of the tiles."""
+    todo = list(works)
+
+    def compute(work: Work) -> T:
+        with _naming(work):
+            return function(work.tile, *(read(source, work.tile.read) for source in work.sources))
+
+    for done, table in enumerate(_in_order(compute, todo, workers), start=1):
+        yield table
+        progress(done, len(todo))
+
+
+def stream_tiles(
+    function: Callable[..., Block | tuple[Block, ...]],
+    works: Iterable[Work],
+    ledger: Ledger,
+    *,
+    read: Reader = read_mirrored,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> None:
+    """Do what `map_tiles` does for a function that owns the device: called in this thread, tile by tile.
+
+    Threads read the next tiles while it runs, and one writes those before.
+    """
+    todo, total = _todo(works, ledger)
+    progress(total - len(todo), total)
+
+    def fetch(work: Work) -> list[Block]:
+        with _naming(work):
+            return [read(source, work.tile.read) for source in work.sources]
+
+    def store(work: Work, result: Block | tuple[Block, ...]) -> None:
+        with _naming(work):
+            _write(work, result, ledger)
+
+    with ThreadPoolExecutor(1) as writer:
+        pending: deque[Future[None]] = deque()
+        tiles = zip(todo, _in_order(fetch, todo, workers), strict=True)
+        for done, (work, blocks) in enumerate(tiles, start=total - len(todo) + 1):
+            with _naming(work):
+                result = function(work.tile, *blocks)
+            pending.append(writer.submit(store, work, result))
+            if len(pending) > 1:
+                pending.popleft().result()
+                progress(done - 1, total)
+        for future in pending:
+            future.result()
+            progress(total, total)
+
+
+def _todo(works: Iterable[Work], ledger: Ledger) -> tuple[list[Work], int]:
+    everything = list(works)
+    return [work for work in everything if work.name not in ledger], len(everything)
+
+
+def _write(work: Work, result: Block | tuple[Block, ...], ledger: Ledger) -> None:
+    blocks = result if isinstance(result, tuple) else (result,)
+    for target, block in zip(work.targets, blocks, strict=True):
+        target.write(work.tile.core.clip(target.shape), block)  # a mask has fewer channels than probabilities
+    ledger.record(work.name)
+
+
+def _in_order(function: Callable[[Work], T], works: Sequence[Work], workers: int | None) -> Iterator[T]:
+    """Run a function over tiles in threads, few at a time; yield its results in order."""
+    workers = workers or available_cpus()
+    waiting = iter(works)
+    with ThreadPoolExecutor(workers) as pool:
+        running: deque[Future[T]] = deque()
+        try:
+            while True:
+                while len(running) <= workers and (work := next(waiting, None)) is not None:
+                    running.append(pool.submit(function, work))
+                if not running:
+                    return
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+class _naming:  # noqa: N801 - reads as a statement: with _naming(work)
+    """Name the tile in which an exception happened."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        where = f"{self.work.name.rpartition('/')[0]}, tile {self.work.tile.index} ({self.work.tile.read})"
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            target = self.work.targets[0].path if self.work.targets else ""
+            raise DeviceError(
+                f"{target}: no space left on the disk, at {where}; tiles finished before are kept",
+                fix="free some space, then run the same command again: it continues",
+            ) from error
+        if isinstance(error, MemoryError):
+            raise DeviceError(f"out of memory, at {where}", fix="fewer --workers") from error
+        if isinstance(error, UnetcliError) or not isinstance(error, Exception):
+            return
+        error.add_note(f"in {where}")

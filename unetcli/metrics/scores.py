@@ -1,0 +1,399 @@
+"""What `evaluate` offers: one table of scores, and how the slices of an image are scored by it.
+
+A new score is one function of arrays or of a table in its module, and one line in `SCORES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetcli.errors import ConfigError, InputError
+from unetcli.metrics.partitions import (
+    Vi,
+    VRand,
+    adapted_rand_error,
+    components,
+    fg_rand_fscore,
+    rand_error,
+    thin_borders,
+    v_info,
+    v_rand,
+    vi,
+)
+from unetcli.metrics.pixels import dice, iou, pixel_error, pixel_fscore
+from unetcli.metrics.tables import ContingencyTable, Counts, Ids, confusion_table, contingency_table
+from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF, foreground
+from unetcli.metrics.topology import warping_error
+
+
+@dataclass(frozen=True, eq=False)
+class SlicePair:
+    """One slice at one threshold, with what several scores share: computed once, when first asked for.
+
+    Parameters
+    ----------
+    truth_mask : (y, x) bool
+        Foreground of the truth.
+    truth_segments : (y, x) int64
+        Its segments, 0 = background.
+    prediction : (y, x) float, 0..1
+        Probability of foreground; 0 or 1 for a mask or labels.
+    prediction_ids : (y, x) int or None
+        Object ids, if the prediction is labels.
+    threshold
+        Foreground of the prediction is above it.
+    """
+
+    truth_mask: NDArray[np.bool_]
+    truth_segments: Ids
+    prediction: NDArray[np.floating[Any]]
+    prediction_ids: NDArray[Any] | None
+    threshold: float
+
+    @cached_property
+    def prediction_mask(self) -> NDArray[np.bool_]:
+        """(y, x) Foreground of the prediction."""
+        return foreground(self.prediction, self.threshold)
+
+    @cached_property
+    def prediction_segments(self) -> NDArray[Any]:
+        """(y, x) Segments of the prediction: its ids, else the components of its foreground."""
+        return components(self.prediction_mask) if self.prediction_ids is None else self.prediction_ids
+
+    @cached_property
+    def confusion(self) -> Counts:
+        """(2, 2) Pixels by truth and prediction."""
+        return confusion_table(self.truth_mask, self.prediction_mask)
+
+    @cached_property
+    def overlaps(self) -> ContingencyTable:
+        """Overlaps of the segments."""
+        return contingency_table(self.truth_segments, self.prediction_segments)
+
+    @cached_property
+    def thinned_overlaps(self) -> ContingencyTable:
+        """Overlaps of the segments, the prediction thinned."""
+        return contingency_table(self.truth_segments, thin_borders(self.prediction_segments))
+
+    @cached_property
+    def v_rand(self) -> VRand:
+        """V_Rand of the thinned prediction."""
+        return v_rand(self.thinned_overlaps)
+
+    @cached_property
+    def vi(self) -> Vi:
+        """Variation of information."""
+        return vi(self.overlaps)
+
+    @cached_property
+    def warping_error(self) -> float:
+        """Warping error at the threshold."""
+        return warping_error(self.truth_mask, self.prediction, threshold=self.threshold)
+
+
+def mean_defined(values: Sequence[float]) -> float:
+    """Take the plain mean over slices, without those on which the score is undefined.
+
+    Parameters
+    ----------
+    values
+        One per slice; nan = undefined.
+
+    Returns
+    -------
+    float
+        nan if all are.
+    """
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a score is measured on a slice and becomes one number for an image.
+
+    Parameters
+    ----------
+    measure
+        Function of one slice at one threshold; nan = undefined.
+    better
+        Which direction is better.
+    convention
+        One line to print beside the value: what tells it from others of its name.
+    undefined
+        Why it may be None; empty if it never is.
+    combine
+        Slices to one value: the plain mean, or a function that pools what `measure` returns.
+    search
+        None: at threshold 0.5. Else the score whose best value over thresholds picks the threshold.
+    last_threshold
+        Where the search ends.
+    """
+
+    measure: Callable[[SlicePair], Any]
+    better: Literal["higher", "lower"]
+    convention: str
+    undefined: str = ""
+    combine: Callable[[Sequence[Any]], float] = mean_defined
+    search: str | None = None
+    last_threshold: float = 1.0
+
+
+_NO_TRUTH = "the truth has no foreground"
+_MEAN = "mean over slices"
+_AT_HALF = f"foreground > 0.5, {_MEAN}"
+_THINNED = f"Fiji, prediction thinned, truth foreground only, {_MEAN}"
+_SEGMENTS = "ids of labels, else 4-connected components of foreground > 0.5"
+
+SCORES: dict[str, Score] = {
+    "iou": Score(
+        lambda pair: iou(pair.confusion), "higher", f"TP/(TP+FP+FN), 1 if both are empty, {_AT_HALF}"
+    ),
+    "dice": Score(
+        lambda pair: dice(pair.confusion), "higher", f"2TP/(2TP+FP+FN), 1 if both are empty, {_AT_HALF}"
+    ),
+    "pixel_error": Score(
+        lambda pair: pixel_error(pair.confusion), "lower", f"share of differing pixels, {_AT_HALF}"
+    ),
+    "max_pixel_fscore": Score(
+        lambda pair: pair.confusion,
+        "higher",
+        "F-score of foreground pixels, pooled over slices, best threshold",
+        combine=lambda tables: pixel_fscore(np.sum(tables, axis=0)),
+        search="max_pixel_fscore",
+    ),
+    "warping_error": Score(
+        lambda pair: pair.warping_error,
+        "lower",
+        f"Fiji: the truth is warped, foreground 4-connected, share of all pixels, {_AT_HALF}",
+    ),
+    "min_warping_error": Score(
+        lambda pair: pair.warping_error,
+        "lower",
+        f"Fiji: the truth is warped, share of all pixels, {_MEAN}, best threshold up to 0.9",
+        "no threshold is 0.9 or less",
+        search="min_warping_error",
+        last_threshold=0.9,
+    ),
+    "rand_error": Score(
+        lambda pair: rand_error(pair.overlaps),
+        "lower",
+        f"1 - Rand index, background a segment; {_SEGMENTS}, {_MEAN}",
+        "there are fewer than two pixels",
+    ),
+    "v_rand": Score(
+        lambda pair: pair.v_rand.fscore, "higher", f"{_THINNED}, best threshold", _NO_TRUTH, search="v_rand"
+    ),
+    "v_rand_split": Score(
+        lambda pair: pair.v_rand.split,
+        "higher",
+        f"recall; {_THINNED}, at the threshold of the best v_rand",
+        _NO_TRUTH,
+        search="v_rand",
+    ),
+    "v_rand_merge": Score(
+        lambda pair: pair.v_rand.merge,
+        "higher",
+        f"precision; {_THINNED}, at the threshold of the best v_rand",
+        _NO_TRUTH,
+        search="v_rand",
+    ),
+    "v_info": Score(
+        lambda pair: v_info(pair.thinned_overlaps),
+        "higher",
+        f"0 if a side has one segment; {_THINNED}, best threshold",
+        _NO_TRUTH,
+        search="v_info",
+    ),
+    "fg_rand_fscore": Score(
+        lambda pair: pair.overlaps,
+        "higher",
+        f"not thinned, truth foreground only; {_SEGMENTS}, pairs pooled over slices",
+        _NO_TRUTH,
+        combine=lambda tables: fg_rand_fscore(*tables),
+    ),
+    "vi_split": Score(
+        lambda pair: pair.vi.split,
+        "lower",
+        f"H(prediction | truth), bits, background a segment; {_SEGMENTS}, {_MEAN}",
+    ),
+    "vi_merge": Score(
+        lambda pair: pair.vi.merge,
+        "lower",
+        f"H(truth | prediction), bits, background a segment; {_SEGMENTS}, {_MEAN}",
+    ),
+    "adapted_rand_error": Score(
+        lambda pair: adapted_rand_error(pair.overlaps),
+        "lower",
+        f"CREMI's code, truth foreground only; {_SEGMENTS}, {_MEAN}",
+        _NO_TRUTH,
+    ),
+}
+"""Name of each score to how it is computed; the names are those of `metrics.json`."""
+
+CURVES = ("v_rand", "v_info", "max_pixel_fscore", "pixel_error", "warping_error")
+"""Scores worth plotting over thresholds."""
+
+
+def score_image(
+    truth: NDArray[Any],
+    prediction: NDArray[Any],
+    *,
+    names: Sequence[str] = tuple(SCORES),
+    thresholds: Sequence[float] = CHALLENGE_THRESHOLDS,
+) -> dict[str, float | None]:
+    """Score one image, slice by slice.
+
+    Parameters
+    ----------
+    truth : (n, y, x) bool or int
+        Foreground is nonzero. Bool: a mask, whose segments are its components. Int: object ids.
+    prediction : (n, y, x) bool, int or float
+        The same, or a probability map, 0..1 (`to_probabilities` scales a stored one).
+    names
+        Keys of `SCORES`.
+    thresholds
+        Of the scores that search a threshold; a mask and labels have only one.
+
+    Returns
+    -------
+    dict
+        Value of each name; None = undefined, for the reason in ``SCORES[name].undefined``.
+
+    Raises
+    ------
+    ConfigError
+        A name is unknown, or there is no threshold.
+    InputError
+        Shapes or types do not fit, or a float is not a probability.
+
+    Examples
+    --------
+    >>> truth = np.array([[[1, 1, 0, 1]]], dtype=bool)
+    >>> score_image(truth, truth, names=["iou", "v_rand"])
+    {'iou': 1.0, 'v_rand': 1.0}
+    """
+    _check(truth, prediction, names, thresholds)
+    searched = (HALF,) if prediction.dtype.kind != "f" else tuple(thresholds)
+    values = _measure(truth, prediction, {name: _thresholds_of(name, searched) for name in _needed(names)})
+    return {name: _none_if_nan(_at_best(name, values)) for name in names}
+
+
+def score_curves(
+    truth: NDArray[Any],
+    prediction: NDArray[Any],
+    *,
+    names: Sequence[str] = CURVES,
+    thresholds: Sequence[float] = CHALLENGE_THRESHOLDS,
+) -> dict[str, list[float | None]]:
+    """Score one image at every threshold, for a plot.
+
+    Parameters
+    ----------
+    truth : (n, y, x) bool or int
+        As in `score_image`.
+    prediction : (n, y, x) float
+        A probability map, 0..1.
+    names
+        Keys of `SCORES`.
+    thresholds
+        Of the curve.
+
+    Returns
+    -------
+    dict
+        Value of each name at each threshold, combined over slices; None = undefined.
+
+    Raises
+    ------
+    ConfigError, InputError
+        As in `score_image`.
+    """
+    _check(truth, prediction, names, thresholds)
+    if prediction.dtype.kind != "f":
+        raise InputError(f"prediction: type is {prediction.dtype}; expected probabilities for a curve")
+    values = _measure(truth, prediction, dict.fromkeys(names, tuple(thresholds)))
+    return {name: [_none_if_nan(value) for value in values[name]] for name in names}
+
+
+def _check(
+    truth: NDArray[Any], prediction: NDArray[Any], names: Sequence[str], thresholds: Sequence[float]
+) -> None:
+    """Refuse what can not be scored."""
+    if unknown := [name for name in names if name not in SCORES]:
+        raise ConfigError(f"metrics: {', '.join(unknown)} unknown", fix=f"choose from {', '.join(SCORES)}")
+    if not thresholds:
+        raise ConfigError("thresholds: none given; expected at least one")
+    if truth.ndim != 3 or truth.shape != prediction.shape or truth.size == 0:
+        found = f"shapes are {truth.shape} and {prediction.shape}"
+        raise InputError(f"truth and prediction: {found}; expected the same (n, y, x)")
+    _check_values("truth", truth, "biu")
+    _check_values("prediction", prediction, "biuf")
+
+
+def _check_values(name: str, values: NDArray[Any], kinds: str) -> None:
+    """Refuse what is no mask, no labels and no probability map."""
+    if values.dtype.kind not in kinds:
+        raise InputError(f"{name}: type is {values.dtype}; expected one of the kinds {', '.join(kinds)}")
+    if values.dtype.kind == "i" and values.min() < 0:
+        raise InputError(f"{name}: ids go down to {values.min()}; expected 0 or more")
+    if values.dtype.kind == "f" and not (values.min() >= 0 and values.max() <= 1):  # nan fails both
+        found = f"values are {values.min()} to {values.max()}"
+        raise InputError(f"{name}: {found}; expected probabilities, 0 to 1")
+
+
+def _needed(names: Sequence[str]) -> set[str]:
+    """Add the scores that pick the threshold of another."""
+    return {*names, *(search for name in names if (search := SCORES[name].search))}
+
+
+def _thresholds_of(name: str, searched: Sequence[float]) -> tuple[float, ...]:
+    """Tell at which thresholds a score is measured."""
+    score = SCORES[name]
+    return tuple(t for t in searched if t <= score.last_threshold) if score.search else (HALF,)
+
+
+def _at_best(name: str, values: dict[str, list[float]]) -> float:
+    """Take the value of a score where the score that it searches is best; nan without a threshold."""
+    search = SCORES[name].search or name
+    sign = 1 if SCORES[search].better == "higher" else -1
+    curve = [-math.inf if math.isnan(value) else sign * value for value in values[search]]
+    return values[name][curve.index(max(curve))] if curve else math.nan
+
+
+def _measure(
+    truth: NDArray[Any], prediction: NDArray[Any], wanted: dict[str, tuple[float, ...]]
+) -> dict[str, list[float]]:
+    """Measure the wanted scores at their thresholds, slice after slice, and combine the slices."""
+    thresholds = sorted({t for ts in wanted.values() for t in ts})
+    measured: dict[tuple[str, float], list[Any]] = {(name, t): [] for name, ts in wanted.items() for t in ts}
+    for pair in _slice_pairs(truth, prediction, thresholds):
+        for name in wanted:
+            if (name, pair.threshold) in measured:
+                measured[name, pair.threshold].append(SCORES[name].measure(pair))
+    return {name: [SCORES[name].combine(measured[name, t]) for t in ts] for name, ts in wanted.items()}
+
+
+def _slice_pairs(
+    truth: NDArray[Any], prediction: NDArray[Any], thresholds: Sequence[float]
+) -> Iterator[SlicePair]:
+    """Yield each slice at each threshold."""
+    is_labels = prediction.dtype.kind in "iu"
+    for truth_slice, slice_ in zip(truth, prediction, strict=True):
+        truth_mask = truth_slice != 0
+        segments = components(truth_mask) if truth.dtype == np.bool_ else truth_slice
+        probabilities = slice_ if prediction.dtype.kind == "f" else (slice_ != 0).astype(np.float32)
+        for threshold in thresholds:
+            yield SlicePair(truth_mask, segments, probabilities, slice_ if is_labels else None, threshold)
+
+
+def _none_if_nan(value: float) -> float | None:
+    """Write undefined as None, as JSON does."""
+    return None if math.isnan(value) else value

@@ -1,0 +1,128 @@
+"""Models on disk: parameters, and everything needed to use them, in one file without pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unetcli.errors import InputError
+from unetcli.models import build_model
+from unetcli.models.geometry import Geometry
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelHeader:
+    """What a model file says about itself.
+
+    Parameters
+    ----------
+    arch, parameters
+        How to rebuild the network: `build_model`.
+    geometry
+        How its output lies on its input.
+    classes
+        Name of each class; class 0 is background.
+    channels
+        Number of channels of the image.
+    mean, std : one number for each channel
+        The network takes ``(image - mean) / std``.
+    pixel_size
+        Pixel size along z, y, x of the images it was trained on, and the unit.
+    provenance
+        How it was made.
+    """
+
+    arch: str
+    parameters: Mapping[str, Any]
+    geometry: Geometry
+    classes: tuple[str, ...]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pixel_size: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+
+def save_model(path: Path, parameters: Mapping[str, Tensor], header: ModelHeader) -> None:
+    """Write a model file; it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    metadata = {"unetcli": json.dumps({"format": FORMAT, **asdict(header)}, sort_keys=True)}
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in parameters.items()}, temporary, metadata)
+    temporary.replace(path)
+
+
+def load_model(path: Path) -> tuple[nn.Module, ModelHeader]:
+    """Rebuild a network from a model file, or from the folder of a training run.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or not a model of this package.
+    """
+    file = model_file(path)
+    header = read_header(file)
+    network = build_model(header.arch, header.parameters)
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            network.load_state_dict({name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise InputError(f"{file}: parameters do not fit its header ({str(error).splitlines()[0]})") from error
+    return network.eval(), header
+
+
+def read_header(path: Path) -> ModelHeader:
+    """Read what a model file says about itself."""
+    file = model_file(path)
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            text = (tensors.metadata() or {}).get("unetcli")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: is not a model ({str(error).splitlines()[0]}); expected safetensors") from error
+    if text is None:
+        raise InputError(f"{file}: was not written by unetcli; expected its header in the metadata")
+    fields = json.loads(text)
+    if fields.pop("format") != FORMAT:
+        raise InputError(f"{file}: has a newer format", fix="pip install --upgrade unetcli")
+    for name in ("classes", "mean", "std"):
+        fields[name] = tuple(fields[name])
+    return ModelHeader(**{**fields, "geometry": Geometry(**fields["geometry"])})
+
+
+def model_file(path: Path) -> Path:
+    """Return the model file of a training run, or the path itself."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        begun = (path / "last.ckpt").is_file()
+        raise InputError(
+            f"{path}: has no model.safetensors",
+            fix="training has not finished: run the same train command again" if begun else "unetcli train makes one",
+        )
+    return file
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write what training needs to go on; the file is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    torch.save(dict(state), temporary)
+    temporary.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint. Tensors and plain values only: no code is run."""
+    try:
+        return dict(torch.load(path, weights_only=True, map_location="cpu"))
+    except Exception as error:
+        raise InputError(
+            f"{path}: is damaged ({str(error).splitlines()[0][:80]})", fix="--overwrite starts again from nothing"
+        ) from error

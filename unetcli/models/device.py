@@ -1,0 +1,33 @@
+"""The device that a network runs on."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from unetcli.errors import DeviceError
+
+logger = logging.getLogger(__name__)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA where there is one.
+
+    Raises
+    ------
+    DeviceError
+        If a device is asked for that is not there. ``auto`` never fails: it says what it takes.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        logger.info("device: %s", torch.cuda.get_device_name() if name == "cuda" else "cpu (no CUDA device found)")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"--device {name}: is not a device; expected auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices", fix="--device cpu, or auto"
+        )
+    return device

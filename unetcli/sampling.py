@@ -1,0 +1,207 @@
+"""Random, deformed samples of a data set: what `augment` writes is what `train` learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetcli.config import DeformConfig
+from unetcli.errors import InputError
+from unetcli.image.dataset import TARGET, TRUTH, WEIGHTS, Dataset
+from unetcli.image.source import Source, read_mirrored
+from unetcli.image.store import Image, open_store
+from unetcli.image.tiling import Box
+from unetcli.kernels.displacement import Deformation, random_deformation, source_box, warp_image, warp_labels
+from unetcli.kernels.gray import GrayVariation, apply_gray, random_gray
+
+Block = NDArray[Any]
+Position = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image with what a network is to make of it.
+
+    Parameters
+    ----------
+    name
+        Name of the image.
+    image
+        Gray values.
+    truth
+        The labels as prepared: classes or object ids.
+    target
+        Class of each pixel to train on; `None`: from the truth.
+    weights
+        Weight map; `None`: every pixel counts the same.
+    """
+
+    name: str
+    image: Source
+    truth: Source
+    target: Source | None = None
+    weights: Source | None = None
+
+
+def examples(dataset: Dataset, weights: Path | None) -> dict[str, Example]:
+    """Return the images of a data set with truth, target and weights, by name.
+
+    Raises
+    ------
+    InputError
+        If the weights are not of this data set.
+    """
+    dataset.require_labels()
+    maps = {} if weights is None else _weight_images(weights)
+    found = {}
+    for image in dataset.images:
+        example = Example(image.name, image.level, image.labels(TRUTH))
+        if weights is not None:
+            example = _with_weights(example, maps, weights, single=len(dataset.images) == 1)
+        elif (image.path / WEIGHTS).exists():
+            example = Example(image.name, image.level, example.truth, weights=_nested_weights(image))
+        found[image.name] = example
+    return found
+
+
+def _weight_images(path: Path) -> Mapping[str, Image]:
+    store = open_store(path)
+    if "weights" not in store.attributes:
+        raise InputError(f"{path}: holds no weight maps", fix="unetcli weights data.zarr -o weights.zarr")
+    return {image.name: image for image in store.images}
+
+
+def _with_weights(example: Example, maps: Mapping[str, Image], path: Path, *, single: bool) -> Example:
+    image = next(iter(maps.values())) if single and len(maps) == 1 else maps.get(example.name)
+    if image is None or image.level.shape != example.truth.shape:
+        found = "none" if image is None else "x".join(map(str, image.level.shape))
+        raise InputError(
+            f"{path}: weight map of {example.name} is {found}; expected {'x'.join(map(str, example.truth.shape))}",
+            fix="make the weights again from this data set",
+        )
+    return Example(example.name, example.image, example.truth, image.labels(TARGET), image.level)
+
+
+def _nested_weights(image: Image) -> Source:
+    return open_store(image.path / WEIGHTS).images[0].level
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One deformed view of a part of an image: a function of the seed and its number alone.
+
+    Parameters
+    ----------
+    example
+        Where it is taken from.
+    t
+        Time point.
+    origin
+        First pixel (z, y, x) of the region in the image, before it is deformed.
+    deformation
+        Of the region.
+    gray
+        Variation of the gray values.
+    """
+
+    example: Example
+    t: int
+    origin: Position
+    deformation: Deformation
+    gray: GrayVariation
+
+    @property
+    def shape(self) -> Position:
+        """Extent of the region, (z, y, x)."""
+        return self.deformation.shape
+
+    def render(self, start: Position, stop: Position, mean: Block, std: Block) -> tuple[Block, Block, Block | None]:
+        """Return the pixels of a part of the region; any cut into parts gives the same pixels.
+
+        Parameters
+        ----------
+        start, stop
+            The part, relative to the region.
+        mean, std : (c,) float32
+            For each channel; gray values vary in units of `std` around `mean`.
+
+        Returns
+        -------
+        image : (c, z, y, x) float32
+            ``(gray values - mean) / std``.
+        target : (z, y, x) int
+            Class to train on, or the truth where the example has no target.
+        weights : (z, y, x) float32 or None
+        """
+        low, high = source_box(self.deformation, start, stop)
+
+        def read(source: Source) -> Block:
+            first = tuple(o + int(a) for o, a in zip(self.origin, low, strict=True))
+            last = tuple(o + int(b) for o, b in zip(self.origin, high, strict=True))
+            return read_mirrored(source, Box((self.t, 0, *first), (self.t + 1, source.shape[1], *last)))[0]
+
+        normal = (read(self.example.image).astype(np.float32) - mean[:, None, None, None]) / std[:, None, None, None]
+        image = warp_image(normal, low, self.deformation, start, stop)
+        target = warp_labels(read(self.example.target or self.example.truth)[0], low, self.deformation, start, stop)
+        weights = None
+        if self.example.weights is not None:
+            weights = warp_image(read(self.example.weights), low, self.deformation, start, stop)[0]
+        return apply_gray(image, start, self.gray), target, weights
+
+
+def draw_sample(
+    planes: Sequence[tuple[Example, int, int]], config: DeformConfig, seed: int, k: int, size: int | None, ndim: int
+) -> Sample:
+    """Draw sample k.
+
+    Parameters
+    ----------
+    planes
+        (example, t, z) of each plane to choose from; of volumes, z is not looked at.
+    config
+        Ranges of the augmentation.
+    seed, k
+        The sample is a function of these alone.
+    size
+        Side of the region in pixels, at a random place; `None`: the whole plane or volume.
+    ndim
+        2 or 3.
+
+    Returns
+    -------
+    Sample
+    """
+    rng = np.random.default_rng([seed, k])
+    areas = np.array([e.image.shape[3] * e.image.shape[4] for e, _, _ in planes], dtype=float)
+    example, t, z = planes[rng.choice(len(planes), p=areas / areas.sum())]
+    _, _, depth, height, width = example.image.shape
+    if ndim == 2:
+        whole, first = (1, height, width), z
+    else:
+        whole, first = (depth, height, width), 0
+    shape = whole if size is None else ((1 if ndim == 2 else min(size, depth)), size, size)
+    y, x = (_place(rng, n, s) for n, s in zip(whole[1:], shape[1:], strict=True))
+    deformation = random_deformation(
+        rng,
+        shape,
+        grid=(1 if ndim == 2 else config.grid, config.grid, config.grid),
+        std_px=config.elastic,
+        rotation=np.deg2rad(config.rotation),
+        scaling=config.scaling,
+        shift_px=config.shift,
+        flip=config.flip,
+    )
+    gray = random_gray(
+        rng, contrast=config.contrast, brightness=config.brightness, gamma=config.gamma, noise=config.noise
+    )
+    return Sample(example, t, (first, y, x), deformation, gray)
+
+
+def _place(rng: np.random.Generator, n: int, size: int) -> int:
+    """Choose the first pixel of a region of a size; one larger than the image lies around its middle."""
+    return int(rng.integers(n - size + 1)) if n >= size else (n - size) // 2

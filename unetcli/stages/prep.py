@@ -1,0 +1,357 @@
+"""Image files to one OME-Zarr store: by shard, no halo."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetcli.config import PrepConfig
+from unetcli.errors import ConfigError, InputError
+from unetcli.image.axes import Axes, parse_pixel_size
+from unetcli.image.dataset import TRUTH, parse_split
+from unetcli.image.files import open_file
+from unetcli.image.fingerprint import fingerprint
+from unetcli.image.ngff import ImageMetadata
+from unetcli.image.pairing import list_images, pair
+from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, nearest_2x2
+from unetcli.image.source import Source
+from unetcli.image.statistics import statistics
+from unetcli.image.store import Level, NewStore, collection_groups, is_store, open_store, stem
+from unetcli.image.streaming import Progress, map_tiles, reduce_tiles, silent, work_on
+from unetcli.image.tiling import Shape, Tile, TileGrid
+
+Block = NDArray[Any]
+SAMPLE_TILE = (1, 16, 1, 2048, 2048)
+"""Tiles in which label values are collected: files have no shards."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to convert, with its truth."""
+
+    name: str
+    image: Source
+    truth: Source | None
+    axes: Axes
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """What label values become.
+
+    Parameters
+    ----------
+    kind
+        ``classes`` or ``instances``.
+    values
+        Of classes: the label value of class 0, 1, ...
+    names
+        Name of each class; of instances, background and object.
+    """
+
+    kind: str
+    values: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __call__(self, tile: Tile, block: Block) -> Block:
+        """Turn label values to class indices (uint8), or keep ids (uint32)."""
+        if self.kind == "instances":
+            return block.astype(np.uint32)
+        values = np.asarray(self.values)
+        order = np.argsort(values)
+        at = np.searchsorted(values, block, sorter=order).clip(max=len(values) - 1)
+        index = order[at]
+        if not np.array_equal(values[index], block):
+            strange = np.unique(block[values[index] != block])[:5].tolist()
+            raise InputError(
+                f"labels hold the values {strange} at {tile.core}; expected those of --classes: {list(self.values)}"
+            )
+        return index.astype(np.uint8)
+
+
+def run(
+    images: Sequence[Path],
+    out: Path,
+    config: PrepConfig,
+    *,
+    labels: Sequence[Path] = (),
+    overwrite: bool = False,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Convert images, and their labels, to one OME-Zarr store.
+
+    Parameters
+    ----------
+    images
+        Files, folders of files, or OME-Zarr stores. More than one image becomes a collection.
+    out
+        The new store.
+    config
+        Settings.
+    labels
+        Truth: paired with the images by name, else by the numbers in the names.
+    overwrite, workers, progress
+        See `NewStore` and `map_tiles`.
+
+    Returns
+    -------
+    dict
+        What was written, and every assumption that was made on the way (``notes``).
+
+    Raises
+    ------
+    InputError
+        If a file can not be read, or images and labels do not fit.
+    """
+    items = _check(_open_items(images, labels, config))
+    notes = list(dict.fromkeys(note for item in items for note in _notes(item)))
+    label_map = _label_map(items, config, notes)
+    ndim = _ndim(items, config, label_map, notes)
+    validation = parse_split(config.split, {i.name: i.image.shape[0] * i.image.shape[2] for i in items})
+    store = NewStore(
+        out,
+        stage="prep",
+        settings=asdict(config),
+        inputs={"images": [fingerprint(p) for p in images], "labels": [fingerprint(p) for p in labels]},
+        overwrite=overwrite,
+        zarr_format=2 if config.ngff == "0.4" else 3,
+    )
+    if not store.complete:
+        stats = _convert(store, items, label_map, workers, progress)
+        _finish(store, items, label_map, stats, {"ndim": ndim, "validation": validation})
+    return _summary(out, items, label_map, validation, notes, already=store.complete)
+
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+def _open_items(images: Sequence[Path], labels: Sequence[Path], config: PrepConfig) -> list[Item]:
+    items = [item for path in list_images(images) for item in _open(path, config.axes)]
+    if config.pixel_size:
+        items = [replace(item, axes=_pixel_size(item.axes, config.pixel_size)) for item in items]
+    if not labels:
+        without = [item.name for item in items if item.truth is None]
+        if without and len(without) < len(items):
+            raise InputError(f"{without[0]}: has no labels, but other images do")
+        return items
+    label_axes = config.axes.replace("c", "") if config.axes else None
+    truths = [item for path in list_images(labels) for item in _open(path, label_axes, is_label=True)]
+    partner = dict(pair([i.name for i in items], [t.name for t in truths], what=("image", "labels")))
+    return [replace(item, truth=truths[partner[i]].image) for i, item in enumerate(items)]
+
+
+def _open(path: Path, axes: str | None, *, is_label: bool = False) -> list[Item]:
+    """Open a file, or each image of a store, which may bring its labels along."""
+    if not is_store(path):
+        source = open_file(path, axes=axes, is_label=is_label)
+        return [Item(_group_name(stem(path)), source, None, source.axes)]
+    items = []
+    for image in open_store(path).images:
+        level = image.level if axes is None else Level(image.level.path, Axes.of(axes))
+        truth = image.labels(image.label_names[0]) if len(image.label_names) == 1 else None
+        items.append(Item(_group_name(image.name), level, truth, level.axes))
+    return items
+
+
+def _pixel_size(axes: Axes, text: str) -> Axes:
+    scale, unit = parse_pixel_size(text)
+    known = dict(zip(axes.names, axes.scale, strict=True))
+    units = dict(zip(axes.names, axes.units, strict=True))
+    return Axes.of(axes.names, {**known, **scale}, {**units, **dict.fromkeys(scale, unit)})
+
+
+def _group_name(name: str) -> str:
+    """Return a name that any file system and any reader of Zarr takes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") or "image"
+
+
+def _check(items: list[Item]) -> list[Item]:
+    """Refuse labels of another size than their image, images of different types or channels."""
+    if not items:
+        raise InputError("no images were given", fix="unetcli prep IMAGE... -o data.zarr")
+    first = items[0].image
+    for item in items:
+        image, truth = item.image, item.truth
+        if truth is not None and truth.shape != (image.shape[0], 1, *image.shape[2:]):
+            raise InputError(
+                f"{truth.name}: labels are {_size(truth.shape)}; expected {_size(image.shape, channels=False)}, "
+                f"as {image.name}"
+            )
+        if image.shape[1] != first.shape[1] or image.dtype != first.dtype:
+            raise InputError(
+                f"{image.name}: has {image.shape[1]} channels of {image.dtype}; expected {first.shape[1]} of "
+                f"{first.dtype}, as {first.name}",
+                fix="one data set holds images of one kind: prepare the others apart",
+            )
+    return items
+
+
+def _size(shape: Shape, *, channels: bool = True) -> str:
+    named = [(n, a) for n, a in zip(shape, "tczyx", strict=True) if a in "yx" or (n > 1 and (channels or a != "c"))]
+    return " x ".join(f"{n} {a}" for n, a in named)
+
+
+def _notes(item: Item) -> list[str]:
+    return [*item.image.notes, *(item.truth.notes if item.truth else ())]
+
+
+# ------------------------------------------------------------------------------------------- meaning
+
+
+def _label_map(items: list[Item], config: PrepConfig, notes: list[str]) -> LabelMap | None:
+    truths = [(item.name, item.truth) for item in items if item.truth is not None]
+    if not truths:
+        return None
+    works = [w for name, truth in truths for w in work_on(name, TileGrid(truth.shape, SAMPLE_TILE), [truth])]
+    found: set[int] = set()
+    for values in reduce_tiles(lambda _, block: np.unique(block), works):
+        found.update(values.tolist())
+    values = sorted(int(v) for v in found)
+    if len(values) < 2:
+        raise InputError(
+            f"{truths[0][1].name}: labels hold only the value {values[0]}; expected background and something else",
+            fix="check that these are the labels, and not empty ones",
+        )
+    if config.classes:
+        named = _parse_classes(config.classes)
+        return LabelMap("classes", tuple(named), tuple(named.values()))
+    kind = config.label_kind or ("classes" if len(values) == 2 else "instances")
+    if config.label_kind is None:
+        shown = f"{len(values)} values" if len(values) > 8 else f"the values {values}"
+        notes.append(f"labels hold {shown}: taken as {kind} (--label-kind says otherwise)")
+    if kind == "instances":
+        if values[0] < 0 or values[-1] >= 2**32:
+            raise InputError(f"{truths[0][1].name}: ids are {values[0]} to {values[-1]}; expected 0 to {2**32 - 1}")
+        return LabelMap("instances", (), ("background", "object"))
+    if len(values) > 255:
+        raise InputError(
+            f"{truths[0][1].name}: labels hold {len(values)} values; expected at most 255 classes",
+            fix="--label-kind instances, if these are object ids",
+        )
+    names = ("background", "foreground") if len(values) == 2 else tuple(f"class_{v}" for v in values)
+    return LabelMap("classes", tuple(values), names)
+
+
+def _parse_classes(text: str) -> dict[int, str]:
+    try:
+        pairs = [piece.split("=") for piece in text.split(",")]
+        classes = {int(value): name.strip() for value, name in pairs}
+    except ValueError:
+        classes = {}
+    if len(classes) < 2 or len(classes) != text.count("=") or not all(classes.values()):
+        raise ConfigError(f"--classes {text}: expected VALUE=NAME for each class", fix="--classes 0=membrane,255=cell")
+    return classes
+
+
+def _ndim(items: list[Item], config: PrepConfig, label_map: LabelMap | None, notes: list[str]) -> int:
+    depth = max(item.image.shape[2] for item in items)
+    if config.ndim is not None:
+        return config.ndim
+    if depth == 1:
+        return 2
+    unnamed = any(getattr(item.image, "pages_unnamed", False) for item in items)
+    ndim = 3 if label_map and label_map.kind == "instances" and not unnamed else 2
+    meaning = "volumes with objects in 3D" if ndim == 3 else "stacks of separate 2D planes"
+    notes.append(f"images with {depth} z planes are taken as {meaning} (--ndim {5 - ndim} says otherwise)")
+    return ndim
+
+
+# ------------------------------------------------------------------------------------------- writing
+
+
+def _convert(
+    store: NewStore, items: list[Item], label_map: LabelMap | None, workers: int | None, progress: Progress
+) -> list[dict[str, Any]]:
+    """Write level 0 of all images and labels, their pyramids, and measure the gray values."""
+    groups = collection_groups(item.name for item in items)
+    images, truths, works = {}, {}, []
+    for group, item in zip(groups, items, strict=True):
+        images[group] = store.level(group, 0, item.axes, item.image.shape, _stored_dtype(item.image))
+        works += work_on(f"{group}/0", TileGrid(item.image.shape, images[group].shard), [item.image], [images[group]])
+    map_tiles(_keep, works, store.ledger, workers=workers, progress=progress)
+    if label_map:
+        works = []
+        for group, item in zip(groups, items, strict=True):
+            assert item.truth is not None
+            place = f"{group}/labels/{TRUTH}".strip("/")
+            dtype = np.uint32 if label_map.kind == "instances" else np.uint8
+            truths[place] = store.level(place, 0, item.axes.without_channels(), item.truth.shape, np.dtype(dtype))
+            works += work_on(f"{place}/0", TileGrid(item.truth.shape, truths[place].shard), [item.truth], [truths[place]])
+        map_tiles(label_map, works, store.ledger, workers=workers, progress=progress)
+    build = partial(build_pyramids, store, workers=workers, progress=progress)
+    build(images, mean_2x2)
+    build(truths, nearest_2x2)
+    tiles = [w for g, level in images.items() for w in work_on(g, TileGrid(level.shape, level.shard), [level])]
+    return statistics(tiles, workers=workers, progress=progress)
+
+
+def _keep(_: Tile, block: Block) -> Block:
+    return block
+
+
+def _stored_dtype(image: Source) -> np.dtype[Any]:
+    """Return the type in which gray values are kept: the file's, where readers of OME-Zarr know it."""
+    unknown = {"bool": "uint8", "float16": "float32"}
+    return np.dtype(unknown.get(image.dtype.name, image.dtype))
+
+
+def _finish(
+    store: NewStore,
+    items: list[Item],
+    label_map: LabelMap | None,
+    stats: list[dict[str, Any]],
+    data: Mapping[str, Any],
+) -> None:
+    channels = tuple(f"channel_{c}" for c in range(len(stats))) if len(stats) != 3 else ("red", "green", "blue")
+    window = (min(s["min"] for s in stats), max(max(s["max"] for s in stats), min(s["min"] for s in stats) + 1))
+    metadata = []
+    for group, item in zip(collection_groups(i.name for i in items), items, strict=True):
+        image = ImageMetadata(
+            group, item.axes, len(level_shapes(item.image.shape)), channels=channels, window=window
+        )
+        if label_map:
+            named = dict(enumerate(label_map.names)) if label_map.kind == "classes" else {}
+            truth = ImageMetadata(
+                TRUTH, item.axes.without_channels(), image.n_levels, classes=named, source="../../"
+            )
+            image = replace(image, labels=(truth,))
+        metadata.append(image)
+    described = {
+        **data,
+        "label_kind": label_map.kind if label_map else None,
+        "classes": label_map.names if label_map else (),
+        "class_values": label_map.values if label_map else (),
+        "statistics": stats,
+    }
+    store.finish(metadata, {"data": described})
+
+
+def _summary(
+    out: Path,
+    items: list[Item],
+    label_map: LabelMap | None,
+    validation: Mapping[str, Any],
+    notes: list[str],
+    *,
+    already: bool,
+) -> dict[str, Any]:
+    first = items[0].image
+    return {
+        "out": str(out),
+        "already_done": already,
+        "images": len(items),
+        "size": _size(first.shape) if len({i.image.shape for i in items}) == 1 else "various sizes",
+        "dtype": str(first.dtype),
+        "axes": items[0].axes.describe(),
+        "labels": f"{label_map.kind} ({', '.join(label_map.names)})" if label_map else "none",
+        "validation": ", ".join(n if p is None else f"{n} planes {list(p)}" for n, p in validation.items()) or "none",
+        "notes": notes,
+    }

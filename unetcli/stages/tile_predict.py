@@ -1,0 +1,276 @@
+"""Image and model to mask and probabilities: by shard, halo: the network's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from unetcli.config import PredictConfig
+from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError
+from unetcli.image.fingerprint import fingerprint
+from unetcli.image.ngff import ImageMetadata
+from unetcli.image.pyramid import build_pyramids, level_shapes, nearest_2x2
+from unetcli.image.source import read_mirrored
+from unetcli.image.store import Image, Level, NewStore, Store, collection_groups, open_store
+from unetcli.image.streaming import Progress, Work, available_cpus, silent, stream_tiles
+from unetcli.image.tiling import Box, Tile, TileGrid
+from unetcli.models.checkpoint import ModelHeader, load_model, model_file
+from unetcli.models.device import choose_device
+from unetcli.models.geometry import Geometry
+from unetcli.models.overlap_tile import aligned, predict_core, read_extent
+
+Block = NDArray[Any]
+DEFAULT_STEP = {"cpu": 512, "cuda": 1024}
+"""Core of a tile by device: wasted context falls with its size, memory grows."""
+SEAM_SAMPLE = 1024
+SEAM_TOLERANCE = 1e-4
+"""Tiles of different sizes are rounded differently; seams are orders of magnitude larger."""
+NOT_LOCAL = {"instance", "group"}
+"""Normalizations that look at a whole tile: for these no tiling equals the whole image."""
+
+
+def run(
+    image: Path,
+    out: Path,
+    config: PredictConfig,
+    *,
+    model: Path,
+    probabilities: Path | None = None,
+    verify_seams: bool = False,
+    device: str = "auto",
+    overwrite: bool = False,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Segment each image of a store; called again, go on where it stopped.
+
+    Parameters
+    ----------
+    image
+        An OME-Zarr store.
+    out
+        The new store: class of each pixel (uint8).
+    config
+        Settings.
+    model
+        A model file, or the folder of a training run.
+    probabilities
+        Also write the probability of each class to this store.
+    verify_seams
+        Compare tiles with one large tile on a sample first.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    overwrite, workers, progress
+        See `NewStore` and `stream_tiles`.
+
+    Returns
+    -------
+    dict
+        Images, tiles, and with `verify_seams` the greatest difference.
+    """
+    source = open_store(image)
+    predictor = Predictor.load(model, config, choose_device(device))
+    predictor.check(source)
+    plan = {
+        "settings": {
+            **asdict(config),
+            "step": predictor.step,
+            "device": predictor.device.type,
+            "outputs": ["mask", *(["probabilities"] if probabilities else [])],
+        },
+        "inputs": {"image": fingerprint(image), "model": fingerprint(model_file(model))},
+    }
+    mask = NewStore(out, stage="tile-predict", overwrite=overwrite, **plan)
+    stores = [mask]
+    if probabilities is not None:
+        stores.append(NewStore(probabilities, stage="tile-predict probabilities", overwrite=overwrite, **plan))
+    if mask.complete and not all(store.complete for store in stores):
+        raise ConfigError(f"{out} is complete, but {probabilities} is not", fix="--overwrite makes both again")
+    summary: dict[str, Any] = {"out": str(out), "already_done": mask.complete, "images": len(source.images)}
+    if verify_seams:
+        summary["greatest_difference_at_seams"] = predictor.verify_seams(source.images[0])
+    if not mask.complete:
+        groups = dict(zip(collection_groups(i.name for i in source.images), source.images, strict=True))
+        works, masks = _lay_out(groups, predictor, stores)
+        predictor.run_over(works, mask, workers, progress)
+        build_pyramids(mask, masks, nearest_2x2, workers=workers, progress=progress)
+        for store in reversed(stores):  # the mask last: it stands for the whole run
+            if not store.complete:
+                _finish(store, groups, predictor.header, of_classes=store is mask)
+        summary["tiles"] = len(works)
+    return {**summary, **predictor.notes()}
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A loaded network, ready to run over tiles."""
+
+    network: nn.Module
+    header: ModelHeader
+    device: torch.device
+    step: int
+    dtype: str
+
+    @classmethod
+    def load(cls, model: Path, config: PredictConfig, device: torch.device) -> Predictor:
+        """Load a model on a device and choose the tile."""
+        network, header = load_model(model)
+        geometry = header.geometry
+        step = aligned(geometry, DEFAULT_STEP[device.type])
+        if config.tile_size is not None:
+            geometry.check_size("--tile-size", config.tile_size, geometry.read_size(geometry.stride))
+            step = geometry.core_size(config.tile_size)
+        if device.type == "cpu":
+            torch.set_num_threads(available_cpus())
+        torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa would show at the seams
+        torch.backends.cudnn.deterministic = True
+        network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(network, header, device, step, config.probability_dtype)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Geometry of the network."""
+        return self.header.geometry
+
+    def check(self, source: Store) -> None:
+        """Refuse images that the network can not take."""
+        for image in source.images:
+            found = image.level.shape[1]
+            if found != self.header.channels:
+                raise InputError(
+                    f"{image.path}: has {found} channels; the model was trained with {self.header.channels}"
+                )
+
+    def notes(self) -> dict[str, Any]:
+        """Say where the promise of no seams can not hold."""
+        norm = self.header.parameters.get("norm")
+        if norm in NOT_LOCAL:
+            return {"notes": [f"{norm} normalization looks at each tile as a whole: the result depends on the tile size"]}
+        return {}
+
+    def run_over(self, works: list[Work], store: NewStore, workers: int | None, progress: Progress) -> None:
+        """Predict and write all tiles that are not done yet."""
+        n_outputs = len(works[0].targets) if works else 1
+
+        def predict(tile: Tile, block: Block) -> tuple[Block, ...]:
+            result = self.predict(tile.core, block)
+            mask = result.argmax(axis=1, keepdims=True).astype(np.uint8)
+            return (mask, self._quantize(result))[:n_outputs]
+
+        stream_tiles(predict, works, store.ledger, read=read_mirrored, workers=workers, progress=progress)
+
+    def predict(self, core: Box, block: Block, step: int | None = None) -> NDArray[np.float32]:
+        """Return the probabilities (t, classes, z, y, x) of a core from the block that was read for it."""
+        t, _, z, y, x = core.shape
+        result = np.empty((t, len(self.header.classes), z, y, x), dtype=np.float32)
+        try:
+            for i in range(t):
+                for j in range(z):
+                    result[i, :, j] = self._predict_plane(block[i, :, j], (y, x), step or self.step)
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"out of memory on {self.device} with tiles of {self.geometry.read_size(self.step)} pixels",
+                fix=f"--tile-size {self.geometry.read_size(aligned(self.geometry, self.step // 2))}",
+            ) from error
+        return result
+
+    def _predict_plane(self, plane: Block, core: tuple[int, int], step: int) -> Block:
+        mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in (self.header.mean, self.header.std))
+        image = torch.from_numpy((plane.astype(np.float32) - mean) / std).to(self.device)
+        with torch.inference_mode():
+            result = predict_core(self.network, self.geometry, image, core, step)
+        return result.cpu().numpy()
+
+    def _quantize(self, probabilities: Block) -> Block:
+        if self.dtype == "uint8":
+            return np.rint(probabilities * 255).astype(np.uint8)
+        return probabilities.astype(self.dtype)
+
+    def tile(self, index: int, core: Box, channels: int, step: int | None = None) -> Tile:
+        """Return a tile whose read box holds what the network needs for a core."""
+        read = core.replace(1, 0, channels)
+        for axis in (3, 4):
+            first = core.start[axis] - self.geometry.halo
+            extent = read_extent(self.geometry, core.shape[axis], step or self.step)
+            read = read.replace(axis, first, first + extent)
+        return Tile(index, core, read)
+
+    def verify_seams(self, image: Image) -> float:
+        """Return the greatest difference of probabilities between tiles and one large tile, on a sample.
+
+        Raises
+        ------
+        GeometryError
+            If it is more than rounding.
+        """
+        level, stride = image.level, self.geometry.stride
+        box = Box.whole(level.shape)
+        for axis in range(5):
+            n = level.shape[axis]
+            size = min(n, SEAM_SAMPLE) if axis > 2 else 1
+            first = (n - size) // 2 // stride * stride if axis > 2 else n // 2
+            box = box.replace(axis, first, first + size) if axis != 1 else box
+        whole = aligned(self.geometry, SEAM_SAMPLE)
+        step = min(self.step, aligned(self.geometry, math.ceil(max(box.shape[3:]) / 2)))
+        results = []
+        for s in (step, whole):
+            tile = self.tile(0, box, level.shape[1], s)
+            results.append(self.predict(tile.core, read_mirrored(level, tile.read), s))
+        difference = float(np.abs(results[0] - results[1]).max())
+        if difference > SEAM_TOLERANCE and not self.notes():
+            raise GeometryError(f"tiles differ from the whole by {difference:.2g} in probability; expected rounding only")
+        return difference
+
+
+def _lay_out(
+    groups: dict[str, Image], predictor: Predictor, stores: list[NewStore]
+) -> tuple[list[Work], dict[str, Level]]:
+    """Create the arrays of all outputs; return the tiles over them, and the masks."""
+    works: list[Work] = []
+    masks = {}
+    classes = len(predictor.header.classes)
+    for group, image in groups.items():
+        t, channels, *zyx = image.level.shape
+        masks[group] = stores[0].level(group, 0, image.axes.without_channels(), (t, 1, *zyx), "uint8")
+        targets = [masks[group]]
+        for store in stores[1:]:
+            targets.append(store.level(group, 0, image.axes.with_channels(), (t, classes, *zyx), predictor.dtype))
+        works += _tiles(group or "image", image.level, masks[group], classes, predictor, tuple(targets), channels)
+    return works, masks
+
+
+def _tiles(
+    name: str,
+    source: Level,
+    mask: Level,
+    classes: int,
+    predictor: Predictor,
+    targets: tuple[Level, ...],
+    channels: int,
+) -> Iterator[Work]:
+    t, _, *zyx = mask.shape
+    for tile in TileGrid((t, classes, *zyx), (1, classes, *mask.shard[2:])):
+        yield Work(f"{name}/{tile.index}", predictor.tile(tile.index, tile.core, channels), (source,), targets)
+
+
+def _finish(store: NewStore, groups: dict[str, Image], header: ModelHeader, *, of_classes: bool) -> None:
+    metadata = []
+    for group, image in groups.items():
+        if of_classes:
+            classes = dict(enumerate(header.classes))
+            n_levels = len(level_shapes(image.level.shape))
+            metadata.append(ImageMetadata(group, image.axes.without_channels(), n_levels, classes=classes))
+        else:
+            metadata.append(
+                ImageMetadata(group, image.axes.with_channels(), channels=header.classes, window=(0.0, 1.0))
+            )
+    kind = "mask" if of_classes else "probabilities"
+    store.finish(metadata, {"prediction": {"kind": kind, "classes": header.classes}})

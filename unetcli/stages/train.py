@@ -1,0 +1,418 @@
+"""Images, truth and weight maps to a trained model: by random patch."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor, nn, optim
+
+from unetcli import __version__
+from unetcli.config import TrainConfig
+from unetcli.errors import ConfigError, DeviceError, InputError, Unfinished
+from unetcli.image.dataset import Dataset, open_dataset
+from unetcli.image.fingerprint import fingerprint
+from unetcli.image.ledger import check_fingerprint, write_atomically
+from unetcli.image.source import in_memory, read_mirrored
+from unetcli.image.streaming import Progress, available_cpus, silent
+from unetcli.image.tiling import Box, TileGrid
+from unetcli.models import build_model
+from unetcli.models.checkpoint import ModelHeader, load_checkpoint, save_checkpoint, save_model
+from unetcli.models.device import choose_device
+from unetcli.models.geometry import Geometry, geometry_of
+from unetcli.models.losses import weighted_cross_entropy
+from unetcli.models.overlap_tile import predict_core, read_extent
+from unetcli.report.pictures import draw_curves
+from unetcli.sampling import Example, draw_sample, examples
+
+Plane = tuple[Example, int, int]
+Row = dict[str, float]
+
+OPTIMIZERS: dict[str, Callable[[Iterator[nn.Parameter], TrainConfig], optim.Optimizer]] = {
+    "sgd": lambda p, c: optim.SGD(p, c.learning_rate, momentum=c.momentum, weight_decay=c.weight_decay),
+    "adamw": lambda p, c: optim.AdamW(p, c.learning_rate, weight_decay=c.weight_decay),
+}
+SCHEDULES: dict[str, Callable[[optim.Optimizer, TrainConfig], optim.lr_scheduler.LRScheduler]] = {
+    "constant": lambda o, _: optim.lr_scheduler.ConstantLR(o, factor=1.0),
+    "one-cycle": lambda o, c: optim.lr_scheduler.OneCycleLR(
+        o, c.learning_rate, total_steps=max(c.steps, 2), pct_start=0.15
+    ),
+}
+IN_MEMORY = 2**31
+"""Data sets up to so many bytes are decoded once and kept; of larger ones each patch is read from the store."""
+VALIDATION_TILE = 512
+
+
+def run(
+    data: Path,
+    out: Path,
+    config: TrainConfig,
+    *,
+    weights: Path | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Train a network on a data set; called again, go on where the last checkpoint stands.
+
+    Parameters
+    ----------
+    data
+        A data set with labels.
+    out
+        Folder of the run: ``model.safetensors``, ``last.ckpt``, ``metrics.csv``, ``curves.png``, ``run.json``.
+    config
+        Settings, of a preset or changed from one.
+    weights
+        Weight maps of this data set.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    overwrite
+        Start again from nothing.
+    workers
+        Threads that prepare patches.
+    progress
+        Called after each step.
+
+    Returns
+    -------
+    dict
+        Steps, parameters and the last scores.
+
+    Raises
+    ------
+    Unfinished
+        If `progress` asks to stop; the checkpoint holds everything.
+    """
+    dataset = open_dataset(data)
+    parameters = network_parameters(config, dataset)
+    geometry = geometry_of(config.arch, parameters)
+    geometry.check_size("--patch-size", config.patch_size)
+    plan = {
+        "stage": "train",
+        "settings": asdict(config),
+        "inputs": {"data": fingerprint(data), "weights": fingerprint(weights) if weights else None},
+    }
+    if _is_complete(out, plan, overwrite=overwrite):
+        return _summary(out, already=True)
+    planes = {part: _planes(dataset, weights, validation=part == "validation") for part in ("training", "validation")}
+    torch.manual_seed(config.seed)
+    chosen = choose_device(device)
+    if chosen.type == "cpu":
+        torch.set_num_threads(available_cpus())
+    trainer = Trainer.build(config, parameters, geometry, dataset, chosen)
+    _write_run_file(out, plan, trainer.network)
+    trainer.resume(out / "last.ckpt")
+    try:
+        trainer.fit(planes["training"], planes["validation"], out, workers=workers, progress=progress)
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"--device {device}: out of memory with {config.batch_size} patches of {config.patch_size} pixels",
+            fix="a smaller --batch-size or --patch-size",
+        ) from error
+    header = _header(config, parameters, geometry, dataset, plan)
+    draw_curves(trainer.rows, out / "curves.png")
+    save_model(out / "model.safetensors", trainer.network.state_dict(), header)
+    return _summary(out, already=False)
+
+
+def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """Return what `build_model` takes for a data set."""
+    return {
+        "ndim": 2,
+        "channels": len(dataset.statistics),
+        "classes": max(2, len(dataset.classes)),
+        "features": list(config.feature_list),
+        "padding": config.padding,
+        "norm": config.norm,
+        "skip": config.skip,
+        "dropout": config.dropout,
+    }
+
+
+def _planes(dataset: Dataset, weights: Path | None, *, validation: bool) -> list[Plane]:
+    found = examples(dataset, weights)
+    size = sum(np.prod(e.image.shape) * (e.image.dtype.itemsize + 5) for e in found.values())
+    if size <= IN_MEMORY:
+        found = {
+            name: replace(
+                e,
+                image=in_memory(e.image),
+                truth=in_memory(e.truth),
+                target=in_memory(e.target) if e.target else None,
+                weights=in_memory(e.weights) if e.weights else None,
+            )
+            for name, e in found.items()
+        }
+    return [(found[image.name], t, z) for image, t, z in dataset.planes(validation=validation)]
+
+
+@dataclass
+class Trainer:
+    """A network in training: the loop, written out."""
+
+    config: TrainConfig
+    geometry: Geometry
+    dataset: Dataset
+    fabric: Fabric
+    network: nn.Module
+    optimizer: Any
+    scheduler: optim.lr_scheduler.LRScheduler
+    rows: list[Row]
+    losses: list[float]
+    step: int = 0
+
+    @classmethod
+    def build(
+        cls,
+        config: TrainConfig,
+        parameters: Mapping[str, Any],
+        geometry: Geometry,
+        dataset: Dataset,
+        device: torch.device,
+    ) -> Trainer:
+        """Set up network, optimizer and schedule on a device."""
+        cuda = device.type == "cuda"
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=[device.index or 0] if cuda else 1,
+            precision="bf16-mixed" if cuda else "32-true",
+        )
+        network = build_model(config.arch, parameters)
+        optimizer = OPTIMIZERS[config.optimizer](network.parameters(), config)
+        scheduler = SCHEDULES[config.schedule](optimizer, config)
+        network, optimizer = fabric.setup(network, optimizer)
+        return cls(config, geometry, dataset, fabric, network, optimizer, scheduler, [], [])
+
+    def fit(
+        self, training: list[Plane], validation: list[Plane], out: Path, *, workers: int | None, progress: Progress
+    ) -> None:
+        """Train up to the last step; validate, and save a checkpoint, every so many steps."""
+        config = self.config
+        self.network.train()
+        for batch in self._batches(training, workers):
+            self.losses.append(self._train_on(batch))
+            self.step += 1
+            if self.step % config.validate_every == 0 or self.step == config.steps:
+                self._validate(validation, out)
+                self.save(out / "last.ckpt")
+            try:
+                progress(self.step, config.steps)
+            except (Unfinished, KeyboardInterrupt):
+                self.save(out / "last.ckpt")
+                raise
+
+    def _train_on(self, batch: Sequence[Tensor]) -> float:
+        image, target, weights = (self.fabric.to_device(part) for part in batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = weighted_cross_entropy(self.network(image).float(), target, weights)
+        if not torch.isfinite(loss):
+            raise ConfigError(
+                f"the loss is {float(loss)} at step {self.step + 1}; training can not go on",
+                fix=f"a smaller --learning-rate than {self.config.learning_rate:g}, with --overwrite",
+            )
+        self.fabric.backward(loss)
+        self.optimizer.step()
+        self.scheduler.step()
+        return float(loss)
+
+    def _batches(self, planes: list[Plane], workers: int | None) -> Iterator[list[Tensor]]:
+        """Yield the batches of the steps that are left; sample k of the run is a function of (seed, k) alone."""
+        config = self.config
+
+        def make(step: int) -> list[Tensor]:
+            first = step * config.batch_size
+            samples = [self._patch(planes, k) for k in range(first, first + config.batch_size)]
+            return [torch.from_numpy(np.stack(parts)) for parts in zip(*samples, strict=True)]
+
+        workers = workers or available_cpus()
+        with ThreadPoolExecutor(workers) as pool:
+            ahead: deque[Future[list[Tensor]]] = deque()
+            try:
+                for step in range(self.step, config.steps):
+                    while len(ahead) <= workers and step + len(ahead) < config.steps:
+                        ahead.append(pool.submit(make, step + len(ahead)))
+                    yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _patch(self, planes: list[Plane], k: int) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float32]]:
+        """Return image (c, y, x), and target and weights (y, x) where the network has an output."""
+        config = self.config
+        sample = draw_sample(planes, config, config.seed, k, config.patch_size, ndim=2)
+        mean, std = normalization(self.dataset)
+        image, target, weights = sample.render((0, 0, 0), sample.shape, mean, std)
+        m = self.geometry.margin
+        crop = (0, slice(m, config.patch_size - m), slice(m, config.patch_size - m))
+        weights = np.ones(target.shape, dtype=np.float32) if weights is None else weights
+        return image[:, 0], self._classes(sample.example, target[crop]), weights[crop]
+
+    def _classes(self, example: Example, labels: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the class of each pixel: object ids without a target are all of class 1."""
+        if example.target is None and self.dataset.label_kind == "instances":
+            labels = labels > 0
+        return labels.astype(np.int64)
+
+    def _validate(self, planes: list[Plane], out: Path) -> None:
+        """Add a row to the metrics: overlap-tile prediction of the validation planes, summed over tiles."""
+        row: Row = {
+            "step": self.step,
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "loss": float(np.mean(self.losses)),
+        }
+        self.losses = []
+        if planes:
+            self.network.eval()
+            with torch.inference_mode():
+                total = np.sum([t for plane in planes for t in self._score_plane(plane)], axis=0)
+            self.network.train()
+            loss, weight, wrong, both, either, pixels = total
+            row |= {
+                "validation_loss": loss / weight,
+                "validation_pixel_error": wrong / pixels,
+                "validation_iou": both / either if either else 1.0,
+            }
+        self.rows.append(row)
+        _write_rows(out / "metrics.csv", self.rows)
+
+    def _score_plane(self, plane: Plane) -> Iterator[NDArray[np.float64]]:
+        """Yield weighted loss, weight, wrong, foreground in both, in either, and pixels, of each tile."""
+        example, t, z = plane
+        mean, std = normalization(self.dataset)
+        for tile in TileGrid(example.image.shape, (1, example.image.shape[1], 1, VALIDATION_TILE, VALIDATION_TILE)):
+            if (tile.core.start[0], tile.core.start[2]) != (t, z):
+                continue
+            probabilities = self._predict(example, tile.core, mean, std)
+            target_box = replace(tile.core, start=_channel(tile.core.start, 0), stop=_channel(tile.core.stop, 1))
+            target = self._classes(example, (example.target or example.truth).read(target_box)[0, 0, 0])
+            weights = example.weights.read(target_box)[0, 0, 0] if example.weights else np.ones(target.shape)
+            likelihood = np.take_along_axis(probabilities, target[None], axis=0)[0]
+            predicted = probabilities.argmax(axis=0)
+            yield np.array([
+                -(weights * np.log(likelihood.clip(1e-12))).sum(), weights.sum(), (predicted != target).sum(),
+                ((predicted > 0) & (target > 0)).sum(), ((predicted > 0) | (target > 0)).sum(), target.size,
+            ])  # fmt: skip
+
+    def _predict(self, example: Example, core: Box, mean: NDArray[Any], std: NDArray[Any]) -> NDArray[np.float32]:
+        halo, extent = self.geometry.halo, core.shape[3:]
+        block = core
+        for axis, n in zip((3, 4), extent, strict=True):
+            first = core.start[axis] - halo
+            block = block.replace(axis, first, first + read_extent(self.geometry, n, VALIDATION_TILE))
+        pixels = read_mirrored(example.image, block)[0, :, 0]
+        image = torch.from_numpy((pixels.astype(np.float32) - mean[:, None, None]) / std[:, None, None])
+        core_yx = (extent[0], extent[1])
+        result = predict_core(
+            self.network, self.geometry, self.fabric.to_device(image), core_yx, VALIDATION_TILE
+        )
+        return result.cpu().numpy()
+
+    def save(self, path: Path) -> None:
+        """Write everything that training needs to go on."""
+        state = {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "rows": self.rows,
+            "losses": self.losses,
+            "random_state": torch.get_rng_state(),
+        }
+        save_checkpoint(path, state)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint, if there is one."""
+        if not path.exists():
+            return
+        state = load_checkpoint(path)
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.step, self.rows, self.losses = state["step"], state["rows"], state["losses"]
+        torch.set_rng_state(state["random_state"])
+
+
+def normalization(dataset: Dataset) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean and std of each channel; a constant channel has std 1."""
+    mean = np.array([s["mean"] for s in dataset.statistics], dtype=np.float32)
+    std = np.array([s["std"] or 1.0 for s in dataset.statistics], dtype=np.float32)
+    return mean, std
+
+
+def _channel(position: tuple[int, ...], c: int) -> tuple[int, ...]:
+    return (position[0], c, *position[2:])
+
+
+def _is_complete(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Tell whether a run is finished; refuse to go on with one that was begun otherwise."""
+    run_file = out / "run.json"
+    if overwrite and run_file.exists():
+        shutil.rmtree(out)
+    if out.is_dir() and any(out.iterdir()):
+        if not run_file.exists():
+            raise InputError(f"{out}: exists and is not a training run", fix="another -o, or remove it by hand")
+        check_fingerprint(out, json.loads(run_file.read_text())["fingerprint"], plan)
+    return (out / "model.safetensors").exists()
+
+
+def _write_run_file(out: Path, plan: Mapping[str, Any], network: nn.Module) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: can not be written ({error.strerror})") from error
+    content = {
+        "version": __version__,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "fingerprint": plan,
+    }
+    write_atomically(out / "run.json", json.dumps(content, indent=1))
+
+
+def _write_rows(path: Path, rows: list[Row]) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({k: f"{v:.8g}" for k, v in row.items()} for row in rows)
+    temporary.replace(path)
+
+
+def _header(
+    config: TrainConfig, parameters: Mapping[str, Any], geometry: Geometry, dataset: Dataset, plan: Mapping[str, Any]
+) -> ModelHeader:
+    mean, std = normalization(dataset)
+    axes = dataset.images[0].axes
+    sizes = {a: axes.scale_of(a) for a in "zyx" if a in axes.names}
+    return ModelHeader(
+        arch=config.arch,
+        parameters=parameters,
+        geometry=geometry,
+        classes=dataset.classes,
+        channels=len(mean),
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        pixel_size={**sizes, "unit": axes.units[-1]},
+        provenance={"version": __version__, **plan},
+    )
+
+
+def _summary(out: Path, *, already: bool) -> dict[str, Any]:
+    run_file = json.loads((out / "run.json").read_text())
+    with (out / "metrics.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    return {"out": str(out), "already_done": already, "parameters": run_file["parameters"], **last}
