@@ -132,10 +132,10 @@ class DeformConfig(Config):
     scaling: float = setting(1.2, "Largest scaling, and 1/this the smallest.", minimum=1, maximum=4, group="Augmentation")
     shift: float = setting(0.0, "Largest shift, pixels.", minimum=0, group="Augmentation")
     flip: bool = setting(True, "Mirror along each axis, every other time.", group="Augmentation")  # noqa: FBT003
-    contrast: float = setting(0.25, "Contrast factor within exp(+-this).", minimum=0, maximum=2, group="Augmentation")
+    contrast: float = setting(1.25, "Largest contrast factor, and 1/this the smallest.", minimum=1, maximum=8, group="Augmentation")
     brightness: float = setting(0.25, "Largest offset, in std of the data set.", minimum=0, maximum=5, group="Augmentation")
-    gamma: float = setting(0.2, "Gamma within exp(+-this).", minimum=0, maximum=2, group="Augmentation")
-    noise: float = setting(0.15, "Largest std of Gaussian noise, in std of the data set.", minimum=0, maximum=5, group="Augmentation")  # fmt: skip
+    gamma: float = setting(0.2, "Largest curvature of the gray values.", minimum=0, maximum=0.95, group="Augmentation")
+    noise: float = setting(0.15, "Largest std of Gaussian noise, in std of the data set.", minimum=0, maximum=5, group="Augmentation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,9 +240,9 @@ class EvaluateConfig(Config):
     """Settings of `evaluate`."""
 
     metrics: str | None = setting(None, "Metrics, separated by commas. [default: those that fit the input]")
-    threshold: float | None = setting(
-        None, "Score at this threshold only. [default: 0.5, and the best of 0 to 1 for V_Rand and V_Info]",
-        minimum=0, maximum=1,
+    prediction_kind: str | None = setting(
+        None, "What the prediction holds. [default: from the store; floats are probabilities, two values a mask, "
+        "more are labels]", choices=("mask", "labels", "probabilities"),
     )  # fmt: skip
     fail_under: str | None = setting(None, "Exit with 7 if a mean is worse: iou=0.9,warping_error=0.001.")
 

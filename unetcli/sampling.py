@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,9 @@ def examples(dataset: Dataset, weights: Path | None) -> dict[str, Example]:
         example = Example(image.name, image.level, image.labels(TRUTH))
         if weights is not None:
             example = _with_weights(example, maps, weights, single=len(dataset.images) == 1)
-        elif (image.path / WEIGHTS).exists():
-            example = Example(image.name, image.level, example.truth, weights=_nested_weights(image))
+        elif (image.path / WEIGHTS).exists():  # an augmented image brings its own
+            weight_map = open_store(image.path / WEIGHTS).images[0].level
+            example = replace(example, target=image.labels(TARGET), weights=weight_map)
         found[image.name] = example
     return found
 
@@ -84,11 +85,7 @@ def _with_weights(example: Example, maps: Mapping[str, Image], path: Path, *, si
             f"{path}: weight map of {example.name} is {found}; expected {'x'.join(map(str, example.truth.shape))}",
             fix="make the weights again from this data set",
         )
-    return Example(example.name, example.image, example.truth, image.labels(TARGET), image.level)
-
-
-def _nested_weights(image: Image) -> Source:
-    return open_store(image.path / WEIGHTS).images[0].level
+    return replace(example, target=image.labels(TARGET), weights=image.level)
 
 
 @dataclass(frozen=True)
@@ -120,38 +117,40 @@ class Sample:
         """Extent of the region, (z, y, x)."""
         return self.deformation.shape
 
-    def render(self, start: Position, stop: Position, mean: Block, std: Block) -> tuple[Block, Block, Block | None]:
-        """Return the pixels of a part of the region; any cut into parts gives the same pixels.
+    def image(self, start: Position, stop: Position, mean: Block, std: Block) -> Block:
+        """Return gray values of a part of the region; any cut into parts gives the same pixels.
 
         Parameters
         ----------
         start, stop
-            The part, relative to the region.
+            The part (z, y, x), relative to the region.
         mean, std : (c,) float32
-            For each channel; gray values vary in units of `std` around `mean`.
+            Of each channel; gray values vary in units of `std` around `mean`.
 
         Returns
         -------
-        image : (c, z, y, x) float32
-            ``(gray values - mean) / std``.
-        target : (z, y, x) int
-            Class to train on, or the truth where the example has no target.
-        weights : (z, y, x) float32 or None
+        (c, z, y, x) float32
+            ``(gray values - mean) / std``, deformed, then varied.
         """
+        low, block = self._read(self.example.image, start, stop)
+        normal = (block.astype(np.float32) - mean[:, None, None, None]) / std[:, None, None, None]
+        return apply_gray(warp_image(normal, low, self.deformation, start, stop), start, self.gray)
+
+    def labels(self, source: Source, start: Position, stop: Position) -> Block:
+        """Return labels (z, y, x) of the image, deformed by the same field: the nearest pixel's."""
+        low, block = self._read(source, start, stop)
+        return warp_labels(block[0], low, self.deformation, start, stop)
+
+    def weights(self, source: Source, start: Position, stop: Position) -> Block:
+        """Return a weight map (z, y, x) of the image, deformed by the same field, float32."""
+        low, block = self._read(source, start, stop)
+        return warp_image(block, low, self.deformation, start, stop)[0]
+
+    def _read(self, source: Source, start: Position, stop: Position) -> tuple[Block, Block]:
+        """Read what a part of the region needs; return where that lies in the region's frame, and the pixels."""
         low, high = source_box(self.deformation, start, stop)
-
-        def read(source: Source) -> Block:
-            first = tuple(o + int(a) for o, a in zip(self.origin, low, strict=True))
-            last = tuple(o + int(b) for o, b in zip(self.origin, high, strict=True))
-            return read_mirrored(source, Box((self.t, 0, *first), (self.t + 1, source.shape[1], *last)))[0]
-
-        normal = (read(self.example.image).astype(np.float32) - mean[:, None, None, None]) / std[:, None, None, None]
-        image = warp_image(normal, low, self.deformation, start, stop)
-        target = warp_labels(read(self.example.target or self.example.truth)[0], low, self.deformation, start, stop)
-        weights = None
-        if self.example.weights is not None:
-            weights = warp_image(read(self.example.weights), low, self.deformation, start, stop)[0]
-        return apply_gray(image, start, self.gray), target, weights
+        first, last = (tuple(int(o + a) for o, a in zip(self.origin, end, strict=True)) for end in (low, high))
+        return low, read_mirrored(source, Box((self.t, 0, *first), (self.t + 1, source.shape[1], *last)))[0]
 
 
 def draw_sample(
@@ -191,8 +190,8 @@ def draw_sample(
         shape,
         grid=(1 if ndim == 2 else config.grid, config.grid, config.grid),
         std_px=config.elastic,
-        rotation=np.deg2rad(config.rotation),
-        scaling=config.scaling,
+        rotation_rad=float(np.deg2rad(config.rotation)),
+        scale=config.scaling,
         shift_px=config.shift,
         flip=config.flip,
     )

@@ -32,8 +32,12 @@ def separation_border(labels, width):
 
 
 def label(classes):
-    """Connected components of the whole image by scikit-image."""
-    return measure.label(classes, connectivity=1, background=0)
+    """Connected components of the whole image by scikit-image.
+
+    Axes of one pixel are left out: scikit-image would move them forward and number in that order.
+    """
+    squeezed = np.atleast_1d(np.squeeze(classes))
+    return measure.label(squeezed, connectivity=1, background=0).reshape(classes.shape)
 
 
 def displacement(deformation):

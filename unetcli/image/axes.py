@@ -106,6 +106,12 @@ class Axes:
         return f"axes {self.names}" + (f", pixel size {', '.join(sizes)}" if sizes else ", pixel size not known")
 
 
+def describe_shape(shape: tuple[int, ...]) -> str:
+    """Say a (t, c, z, y, x) shape without the axes of one pixel: ``zyx 30 x 512 x 512``."""
+    kept = [(a, n) for a, n in zip(AXES, shape, strict=True) if n > 1 or a in "yx"]
+    return f"{''.join(a for a, _ in kept)} {' x '.join(str(n) for _, n in kept)}"
+
+
 def is_ordered(names: str) -> bool:
     """Tell whether the names are a part of ``tczyx`` in that order, with ``y`` and ``x``."""
     positions = [AXES.find(a) for a in names]

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unetcli.errors import InputError
 from unetcli.image.store import Image, Store, open_store
 
@@ -61,6 +64,12 @@ class Dataset:
             for plane in range(t * z):
                 if (held is None or plane in held) == validation:
                     yield image, plane // z, plane % z
+
+    def normalization(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return mean and std of each channel; a constant channel has std 1."""
+        mean = np.array([s["mean"] for s in self.statistics], dtype=np.float32)
+        std = np.array([s["std"] or 1.0 for s in self.statistics], dtype=np.float32)
+        return mean, std
 
     def require_labels(self) -> None:
         """Raise an `InputError` if there are no labels."""

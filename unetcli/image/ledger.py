@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unetcli.atomic import write_atomically
 from unetcli.errors import ConfigError
 
 
@@ -93,16 +94,6 @@ def check_fingerprint(out: Path, found: Mapping[str, Any], wanted: Mapping[str, 
             f"{out}: was made with other inputs or settings: {'; '.join(texts[:6])}",
             fix="--overwrite to make it again, or another -o",
         )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _whole_lines(file: Path) -> list[str]:

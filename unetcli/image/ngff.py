@@ -30,6 +30,8 @@ class ImageMetadata:
         For a label image, where the image lies that it belongs to.
     labels
         Label images that belong to it.
+    nested
+        Further images within its group.
     """
 
     group: str
@@ -40,6 +42,7 @@ class ImageMetadata:
     classes: Mapping[int, str] | None = None
     source: str | None = None
     labels: tuple[ImageMetadata, ...] = ()
+    nested: tuple[ImageMetadata, ...] = ()
 
     def ome(self, zarr_format: int) -> dict[str, Any]:
         """Return the OME-Zarr metadata."""

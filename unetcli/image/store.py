@@ -35,6 +35,7 @@ from unetcli.errors import ConfigError, InputError
 from unetcli.image.axes import AXES, Axes
 from unetcli.image.ledger import Ledger, check_fingerprint, ledger_path
 from unetcli.image.ngff import ImageMetadata
+from unetcli.image.pairing import stem
 from unetcli.image.tiling import Box, Shape
 
 FORMAT = 1
@@ -215,19 +216,9 @@ def open_store(path: Path) -> Store:
     ours = attributes.get("unetcli", {})
     ome = attributes.get("ome", attributes)
     if "multiscales" in ome:
-        return Store(path, (_open_image(path, stem(path)),), ours)
+        return Store(path, (_open_image(path, stem(path.name)),), ours)
     names = _series(path, ome)
     return Store(path, tuple(_open_image(path / name, name) for name in names), ours)
-
-
-def stem(path: Path) -> str:
-    """Return a path's name without ``.ome.zarr``, ``.ome.tif`` and the like."""
-    name = path.name
-    for _ in range(2):
-        base, dot, ending = name.rpartition(".")
-        if dot and base and ending.lower() in {"zarr", "ome", "tif", "tiff", "png", "jpg", "jpeg", "npy", "npz", "svs"}:
-            name = base
-    return name
 
 
 def _series(path: Path, ome: Mapping[str, Any]) -> list[str]:
@@ -451,6 +442,8 @@ class NewStore:
         }
         for image in images:
             self._finish_labels(image)
+            for nested in image.nested:
+                self._write_group(nested.group, self._ome(nested.ome(self.zarr_format)))
             if image.group:
                 self._write_group(image.group, self._ome(image.ome(self.zarr_format)))
         if [image.group for image in images] == [""]:

@@ -48,7 +48,7 @@ def border_reach(w0: float, sigma: float, epsilon: float = EPSILON) -> float:
     Examples
     --------
     >>> round(border_reach(10, 5), 1), border_reach(0, 5)
-    (31.4, 0.0)
+    (31.3, 0.0)
     """
     return sigma * math.sqrt(2 * math.log(w0 / epsilon)) if w0 > epsilon else 0.0
 

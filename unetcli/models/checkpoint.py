@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unetcli.atomic import write_atomically
 from unetcli.errors import InputError
 from unetcli.models import build_model
 from unetcli.models.geometry import Geometry
@@ -56,10 +57,9 @@ class ModelHeader:
 
 def save_model(path: Path, parameters: Mapping[str, Tensor], header: ModelHeader) -> None:
     """Write a model file; it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     metadata = {"unetcli": json.dumps({"format": FORMAT, **asdict(header)}, sort_keys=True)}
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in parameters.items()}, temporary, metadata)
-    temporary.replace(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in parameters.items()}
+    write_atomically(path, safetensors.torch.save(tensors, metadata))
 
 
 def load_model(path: Path) -> tuple[nn.Module, ModelHeader]:
@@ -113,9 +113,9 @@ def model_file(path: Path) -> Path:
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write what training needs to go on; the file is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    torch.save(dict(state), temporary)
-    temporary.replace(path)
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

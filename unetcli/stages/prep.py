@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,16 +15,16 @@ from numpy.typing import NDArray
 
 from unetcli.config import PrepConfig
 from unetcli.errors import ConfigError, InputError
-from unetcli.image.axes import Axes, parse_pixel_size
+from unetcli.image.axes import Axes, describe_shape, parse_pixel_size
 from unetcli.image.dataset import TRUTH, parse_split
-from unetcli.image.files import open_file
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ngff import ImageMetadata
-from unetcli.image.pairing import list_images, pair
+from unetcli.image.inputs import open_inputs
+from unetcli.image.pairing import pair
 from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, nearest_2x2
 from unetcli.image.source import Source
 from unetcli.image.statistics import statistics
-from unetcli.image.store import Level, NewStore, collection_groups, is_store, open_store, stem
+from unetcli.image.store import Layout, NewStore, collection_groups
 from unetcli.image.streaming import Progress, map_tiles, reduce_tiles, silent, work_on
 from unetcli.image.tiling import Shape, Tile, TileGrid
 
@@ -83,6 +84,7 @@ def run(
     *,
     labels: Sequence[Path] = (),
     overwrite: bool = False,
+    dry_run: bool = False,
     workers: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -98,6 +100,8 @@ def run(
         Settings.
     labels
         Truth: paired with the images by name, else by the numbers in the names.
+    dry_run
+        Check everything, return what would be done, write nothing.
     overwrite, workers, progress
         See `NewStore` and `map_tiles`.
 
@@ -116,6 +120,9 @@ def run(
     label_map = _label_map(items, config, notes)
     ndim = _ndim(items, config, label_map, notes)
     validation = parse_split(config.split, {i.name: i.image.shape[0] * i.image.shape[2] for i in items})
+    summary = _summary(out, items, label_map, validation, notes)
+    if dry_run:
+        return {**summary, "would_write": _planned(items)}
     store = NewStore(
         out,
         stage="prep",
@@ -127,42 +134,30 @@ def run(
     if not store.complete:
         stats = _convert(store, items, label_map, workers, progress)
         _finish(store, items, label_map, stats, {"ndim": ndim, "validation": validation})
-    return _summary(out, items, label_map, validation, notes, already=store.complete)
+    return {**summary, "already_done": store.complete}
 
 
 # ------------------------------------------------------------------------------------------- reading
 
 
 def _open_items(images: Sequence[Path], labels: Sequence[Path], config: PrepConfig) -> list[Item]:
-    items = [item for path in list_images(images) for item in _open(path, config.axes)]
+    opened = open_inputs(images, axes=config.axes)
+    items = [Item(_group_name(i.name), i.source, i.labels, i.source.axes) for i in opened]
     if config.pixel_size:
-        items = [replace(item, axes=_pixel_size(item.axes, config.pixel_size)) for item in items]
+        items = [replace(item, axes=_pixeldescribe_shape(item.axes, config.pixel_size)) for item in items]
     if not labels:
         without = [item.name for item in items if item.truth is None]
         if without and len(without) < len(items):
             raise InputError(f"{without[0]}: has no labels, but other images do")
         return items
     label_axes = config.axes.replace("c", "") if config.axes else None
-    truths = [item for path in list_images(labels) for item in _open(path, label_axes, is_label=True)]
-    partner = dict(pair([i.name for i in items], [t.name for t in truths], what=("image", "labels")))
-    return [replace(item, truth=truths[partner[i]].image) for i, item in enumerate(items)]
+    truths = open_inputs(labels, axes=label_axes, is_label=True)
+    found = pair([i.name for i in opened], [t.name for t in truths])
+    return [replace(items[i], truth=truths[j].source) for i, j in sorted(found.pairs)]
 
 
-def _open(path: Path, axes: str | None, *, is_label: bool = False) -> list[Item]:
-    """Open a file, or each image of a store, which may bring its labels along."""
-    if not is_store(path):
-        source = open_file(path, axes=axes, is_label=is_label)
-        return [Item(_group_name(stem(path)), source, None, source.axes)]
-    items = []
-    for image in open_store(path).images:
-        level = image.level if axes is None else Level(image.level.path, Axes.of(axes))
-        truth = image.labels(image.label_names[0]) if len(image.label_names) == 1 else None
-        items.append(Item(_group_name(image.name), level, truth, level.axes))
-    return items
-
-
-def _pixel_size(axes: Axes, text: str) -> Axes:
-    scale, unit = parse_pixel_size(text)
+def _pixeldescribe_shape(axes: Axes, text: str) -> Axes:
+    scale, unit = parse_pixeldescribe_shape(text)
     known = dict(zip(axes.names, axes.scale, strict=True))
     units = dict(zip(axes.names, axes.units, strict=True))
     return Axes.of(axes.names, {**known, **scale}, {**units, **dict.fromkeys(scale, unit)})
@@ -180,9 +175,10 @@ def _check(items: list[Item]) -> list[Item]:
     first = items[0].image
     for item in items:
         image, truth = item.image, item.truth
-        if truth is not None and truth.shape != (image.shape[0], 1, *image.shape[2:]):
+        expected = (image.shape[0], 1, *image.shape[2:])
+        if truth is not None and truth.shape != expected:
             raise InputError(
-                f"{truth.name}: labels are {_size(truth.shape)}; expected {_size(image.shape, channels=False)}, "
+                f"{truth.name}: labels are {describe_shape(truth.shape)}; expected {describe_shape(expected)}, "
                 f"as {image.name}"
             )
         if image.shape[1] != first.shape[1] or image.dtype != first.dtype:
@@ -192,11 +188,6 @@ def _check(items: list[Item]) -> list[Item]:
                 fix="one data set holds images of one kind: prepare the others apart",
             )
     return items
-
-
-def _size(shape: Shape, *, channels: bool = True) -> str:
-    named = [(n, a) for n, a in zip(shape, "tczyx", strict=True) if a in "yx" or (n > 1 and (channels or a != "c"))]
-    return " x ".join(f"{n} {a}" for n, a in named)
 
 
 def _notes(item: Item) -> list[str]:
@@ -340,18 +331,23 @@ def _summary(
     label_map: LabelMap | None,
     validation: Mapping[str, Any],
     notes: list[str],
-    *,
-    already: bool,
 ) -> dict[str, Any]:
     first = items[0].image
     return {
         "out": str(out),
-        "already_done": already,
         "images": len(items),
-        "size": _size(first.shape) if len({i.image.shape for i in items}) == 1 else "various sizes",
+        "size": describe_shape(first.shape) if len({i.image.shape for i in items}) == 1 else "various sizes",
         "dtype": str(first.dtype),
         "axes": items[0].axes.describe(),
         "labels": f"{label_map.kind} ({', '.join(label_map.names)})" if label_map else "none",
         "validation": ", ".join(n if p is None else f"{n} planes {list(p)}" for n, p in validation.items()) or "none",
         "notes": notes,
     }
+
+
+def _planned(items: list[Item]) -> str:
+    """Say how much would be written."""
+    layouts = [(item.image, Layout.of(item.image.shape)) for item in items]
+    tiles = sum(len(TileGrid(image.shape, layout.shard)) for image, layout in layouts)
+    size = sum(math.prod(image.shape) * image.dtype.itemsize for image, _ in layouts)
+    return f"{tiles} shards of images, {size / 2**20:,.0f} MiB before compression, and pyramids of a third of that"

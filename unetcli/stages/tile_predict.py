@@ -47,6 +47,7 @@ def run(
     verify_seams: bool = False,
     device: str = "auto",
     overwrite: bool = False,
+    dry_run: bool = False,
     workers: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -68,6 +69,8 @@ def run(
         Compare tiles with one large tile on a sample first.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    dry_run
+        Check everything, return what would be done, write nothing.
     overwrite, workers, progress
         See `NewStore` and `stream_tiles`.
 
@@ -79,6 +82,8 @@ def run(
     source = open_store(image)
     predictor = Predictor.load(model, config, choose_device(device))
     predictor.check(source)
+    if dry_run:
+        return predictor.dry_run(source)
     plan = {
         "settings": {
             **asdict(config),
@@ -148,6 +153,18 @@ class Predictor:
                 raise InputError(
                     f"{image.path}: has {found} channels; the model was trained with {self.header.channels}"
                 )
+
+    def dry_run(self, source: Store) -> dict[str, Any]:
+        """Say what would be computed."""
+        shapes = [image.level.shape for image in source.images]
+        tiles = sum(t * z * math.ceil(y / self.step) * math.ceil(x / self.step) for t, _, z, y, x in shapes)
+        return {
+            "images": len(shapes),
+            "megapixels": sum(math.prod(s) // s[1] for s in shapes) / 1e6,
+            "tiles": tiles,
+            "tile": f"{self.geometry.read_size(self.step)} pixels in, core {self.step}",
+            "device": str(self.device),
+        }
 
     def notes(self) -> dict[str, Any]:
         """Say where the promise of no seams can not hold."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import platform
 import shutil
@@ -20,11 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn, optim
 
 from unetcli import __version__
+from unetcli.atomic import write_atomically
 from unetcli.config import TrainConfig
 from unetcli.errors import ConfigError, DeviceError, InputError, Unfinished
 from unetcli.image.dataset import Dataset, open_dataset
 from unetcli.image.fingerprint import fingerprint
-from unetcli.image.ledger import check_fingerprint, write_atomically
+from unetcli.image.ledger import check_fingerprint
 from unetcli.image.source import in_memory, read_mirrored
 from unetcli.image.streaming import Progress, available_cpus, silent
 from unetcli.image.tiling import Box, TileGrid
@@ -63,6 +65,7 @@ def run(
     weights: Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    dry_run: bool = False,
     workers: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -101,6 +104,8 @@ def run(
     parameters = network_parameters(config, dataset)
     geometry = geometry_of(config.arch, parameters)
     geometry.check_size("--patch-size", config.patch_size)
+    if dry_run:
+        return _dry_run(config, parameters, geometry, dataset)
     plan = {
         "stage": "train",
         "settings": asdict(config),
@@ -140,6 +145,23 @@ def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
         "norm": config.norm,
         "skip": config.skip,
         "dropout": config.dropout,
+    }
+
+
+def _dry_run(
+    config: TrainConfig, parameters: Mapping[str, Any], geometry: Geometry, dataset: Dataset
+) -> dict[str, Any]:
+    """Say what would be trained."""
+    network = build_model(config.arch, parameters)
+    output = config.patch_size - 2 * geometry.margin
+    return {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "patch": f"{config.patch_size} pixels in, {output} out, {config.batch_size} in a step",
+        "geometry": f"stride {geometry.stride}, halo {geometry.halo}, inputs {geometry.stride}*k + "
+        f"{geometry.smallest % geometry.stride}",
+        "training_planes": sum(1 for _ in dataset.planes(validation=False)),
+        "validation_planes": sum(1 for _ in dataset.planes(validation=True)),
+        "steps": config.steps,
     }
 
 
@@ -254,12 +276,15 @@ class Trainer:
         """Return image (c, y, x), and target and weights (y, x) where the network has an output."""
         config = self.config
         sample = draw_sample(planes, config, config.seed, k, config.patch_size, ndim=2)
-        mean, std = normalization(self.dataset)
-        image, target, weights = sample.render((0, 0, 0), sample.shape, mean, std)
+        mean, std = self.dataset.normalization()
+        image = sample.image((0, 0, 0), sample.shape, mean, std)[:, 0]
         m = self.geometry.margin
-        crop = (0, slice(m, config.patch_size - m), slice(m, config.patch_size - m))
-        weights = np.ones(target.shape, dtype=np.float32) if weights is None else weights
-        return image[:, 0], self._classes(sample.example, target[crop]), weights[crop]
+        start, stop = (0, m, m), (1, config.patch_size - m, config.patch_size - m)
+        example = sample.example
+        target = self._classes(example, sample.labels(example.target or example.truth, start, stop)[0])
+        if example.weights is None:
+            return image, target, np.ones(target.shape, dtype=np.float32)
+        return image, target, sample.weights(example.weights, start, stop)[0]
 
     def _classes(self, example: Example, labels: NDArray[Any]) -> NDArray[np.int64]:
         """Return the class of each pixel: object ids without a target are all of class 1."""
@@ -292,7 +317,7 @@ class Trainer:
     def _score_plane(self, plane: Plane) -> Iterator[NDArray[np.float64]]:
         """Yield weighted loss, weight, wrong, foreground in both, in either, and pixels, of each tile."""
         example, t, z = plane
-        mean, std = normalization(self.dataset)
+        mean, std = self.dataset.normalization()
         for tile in TileGrid(example.image.shape, (1, example.image.shape[1], 1, VALIDATION_TILE, VALIDATION_TILE)):
             if (tile.core.start[0], tile.core.start[2]) != (t, z):
                 continue
@@ -346,13 +371,6 @@ class Trainer:
         torch.set_rng_state(state["random_state"])
 
 
-def normalization(dataset: Dataset) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return mean and std of each channel; a constant channel has std 1."""
-    mean = np.array([s["mean"] for s in dataset.statistics], dtype=np.float32)
-    std = np.array([s["std"] or 1.0 for s in dataset.statistics], dtype=np.float32)
-    return mean, std
-
-
 def _channel(position: tuple[int, ...], c: int) -> tuple[int, ...]:
     return (position[0], c, *position[2:])
 
@@ -384,18 +402,17 @@ def _write_run_file(out: Path, plan: Mapping[str, Any], network: nn.Module) -> N
 
 
 def _write_rows(path: Path, rows: list[Row]) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({k: f"{v:.8g}" for k, v in row.items()} for row in rows)
-    temporary.replace(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.8g}" for k, v in row.items()} for row in rows)
+    write_atomically(path, text.getvalue())
 
 
 def _header(
     config: TrainConfig, parameters: Mapping[str, Any], geometry: Geometry, dataset: Dataset, plan: Mapping[str, Any]
 ) -> ModelHeader:
-    mean, std = normalization(dataset)
+    mean, std = dataset.normalization()
     axes = dataset.images[0].axes
     sizes = {a: axes.scale_of(a) for a in "zyx" if a in axes.names}
     return ModelHeader(

@@ -32,6 +32,7 @@ def run(
     config: WeightsConfig,
     *,
     overwrite: bool = False,
+    dry_run: bool = False,
     workers: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -47,6 +48,8 @@ def run(
         The new store: weight maps (float32) and ``labels/target`` (uint8).
     config
         Settings.
+    dry_run
+        Check everything, return what would be done, write nothing.
     overwrite, workers, progress
         See `NewStore` and `map_tiles`.
 
@@ -58,6 +61,9 @@ def run(
     dataset = open_dataset(data)
     dataset.require_labels()
     ndim = config.ndim or dataset.ndim
+    if dry_run:
+        tiles = sum(len(TileGrid(t.shape, t.shard)) for t in (i.labels(TRUTH) for i in dataset.images))
+        return {"out": str(out), "images": len(dataset.images), "would_compute": f"{tiles} tiles, in {ndim}D"}
     store = NewStore(
         out,
         stage="weights",

@@ -1,0 +1,424 @@
+"""The command line: options to settings, one stage, its result. It alone parses, prints and exits."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import inspect
+import json
+import logging
+import os
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Optional, get_args, get_type_hints
+
+import click
+import typer
+from typer import Argument, Option
+
+from unetcli import __version__
+from unetcli.config import (
+    PRESETS,
+    AugmentConfig,
+    Config,
+    EvaluateConfig,
+    PredictConfig,
+    PrepConfig,
+    TrainConfig,
+    WeightsConfig,
+    with_preset,
+)
+from unetcli.errors import ConfigError, InputError, UnetcliError
+from unetcli.progress import Progress
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="U-Net segmentation of microscopy images, from annotated images to masks of gigapixel slides.",
+)
+
+Out = Annotated[Path, Option("-o", "--out", help="What is written.", show_default=False)]
+Weights = Annotated[Optional[Path], Option("--weights", help="Weight maps of the data set.", show_default=False)]  # noqa: UP045 - typer
+Device = Annotated[str, Option("--device", help="auto, cpu, cuda or cuda:N.")]
+DataSet = Annotated[Path, Argument(metavar="DATA.zarr", help="A prepared data set.", show_default=False)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """The options that every command has."""
+
+    workers: Annotated[Optional[int], Option(help=r"Threads. \[default: the processors allotted]", min=1)] = None  # noqa: UP045
+    overwrite: Annotated[bool, Option("--overwrite", help="Make it again from the start.")] = False
+    dry_run: Annotated[bool, Option("--dry-run", help="Check everything, say what would be done, write nothing.")] = False
+    config: Annotated[Optional[Path], Option(help="TOML file with a table for each command.", is_eager=True)] = None  # noqa: UP045
+    json: Annotated[bool, Option("--json", help="Print the result, and progress, as JSON.")] = False
+    verbose: Annotated[bool, Option("-v", "--verbose", help="Say more.")] = False
+    quiet: Annotated[bool, Option("-q", "--quiet", help="Say nothing but errors.")] = False
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False
+
+
+def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function as a command; the settings of a config, and the common options, become its options.
+
+    The function gets its own parameters, ``given`` (the settings that the user gave) and ``common``.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name not in ("given", "common")]
+        settings = _settings(config_class) if config_class else []
+        shared = _shared()
+
+        def run(**values: Any) -> None:  # noqa: ANN401 - what typer parsed
+            common = Common(**{p.name: values.pop(p.name) for p in shared})
+            given = {p.name: v for p in settings if (v := values.pop(p.name)) is not None}
+            _start_logging(common)
+            _print_result(name, function(**values, given=given, common=common), common)
+
+        parameters = [*own, *settings, *shared]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        run.__doc__ = function.__doc__
+        app.command(name)(run)
+        return function
+
+    return register
+
+
+def _settings(config_class: type[Config]) -> list[inspect.Parameter]:
+    """Turn the fields of a config into options; what is not given stays None, so that a default lives once."""
+    hints = get_type_hints(config_class)
+    return [_option(field, hints[field.name]) for field in dataclasses.fields(config_class)]
+
+
+def _option(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:  # noqa: ANN401 - a type
+    plain = next((t for t in get_args(hint) if t is not type(None)), hint)
+    flag = "--" + field.name.replace("_", "-")
+    names = [f"{flag}/--no-{field.name}"] if plain is bool else ["-n", flag] if field.name == "samples" else [flag]
+    text, choices = field.metadata["help"], field.metadata["choices"]
+    if field.default is not None:
+        text += f" [default: {str(field.default).lower() if plain is bool else field.default}]"
+    option = Option(
+        *names,
+        help=text.replace("[", r"\["),
+        show_default=False,
+        metavar="|".join(choices) if choices else None,
+        rich_help_panel=field.metadata["group"],
+    )
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(field.name, kind, default=None, annotation=Annotated[Optional[plain], option])  # noqa: UP045
+
+
+def _shared() -> list[inspect.Parameter]:
+    hints = get_type_hints(Common, include_extras=True)
+    found = []
+    for field in dataclasses.fields(Common):
+        hint = hints[field.name]
+        plain, option = get_args(hint)
+        option.rich_help_panel = "Run"
+        if field.name == "config":
+            option.callback = _read_config
+        annotation = Annotated[plain, option]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        found.append(inspect.Parameter(field.name, kind, default=field.default, annotation=annotation))
+    return found
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the command's table of a TOML file its defaults."""
+    if path is None:
+        return None
+    try:
+        tables = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: can not be read ({error.strerror})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: is not TOML ({error})") from error
+    unknown = [t for t in tables if t not in click_commands()]
+    if unknown:
+        raise ConfigError(f"{path}: has tables {unknown}; expected names of commands: {', '.join(click_commands())}")
+    table = {k.replace("-", "_"): v for k, v in tables.get(context.info_name or "", {}).items()}
+    options = {p.name for p in context.command.params}
+    strange = [k for k in table if k not in options]
+    if strange:
+        raise ConfigError(f"{path}: [{context.info_name}] has {', '.join(strange)}; expected options of the command")
+    context.default_map = {**(context.default_map or {}), **table}
+    return path
+
+
+def click_commands() -> list[str]:
+    """Return the names of all commands."""
+    return [c.name or "" for c in app.registered_commands]
+
+
+# ------------------------------------------------------------------------------------------- commands
+
+
+@command(PrepConfig, "prep")
+def prep(
+    images: Annotated[list[Path], Argument(metavar="IMAGE...", help="TIFF, PNG, NumPy, folders of them, OME-Zarr.", show_default=False)],
+    out: Out,
+    labels: Annotated[Optional[list[Path]], Option("--labels", help="Truth, paired with the images by name or number.", show_default=False)] = None,  # noqa: UP045
+    *,
+    given: Mapping[str, Any],
+    common: Common,
+) -> dict[str, Any]:
+    """Convert images, and their labels, to one OME-Zarr data set.
+
+    [bold]Example[/bold]: unetcli prep images/ --labels labels/ --label-kind classes -o train.zarr
+    """
+    from unetcli.stages import prep as stage
+
+    with _progress("prep", common) as progress:
+        return stage.run(images, out, PrepConfig(**given), labels=labels or [], **_passed(common), progress=progress)
+
+
+@command(WeightsConfig, "weights")
+def weights(data: DataSet, out: Out, *, given: Mapping[str, Any], common: Common) -> dict[str, Any]:
+    """Weight the pixels between touching objects, so that training keeps them apart.
+
+    [bold]Example[/bold]: unetcli weights train.zarr -o weights.zarr --sigma 5
+    """
+    from unetcli.stages import weights as stage
+
+    with _progress("weights", common) as progress:
+        return stage.run(data, out, WeightsConfig(**given), **_passed(common), progress=progress)
+
+
+@command(AugmentConfig, "augment")
+def augment(
+    data: DataSet,
+    out: Out,
+    weights: Weights = None,
+    preview: Annotated[Optional[Path], Option("--preview", help="Also draw a sheet of samples to this PNG.", show_default=False)] = None,  # noqa: UP045
+    *,
+    given: Mapping[str, Any],
+    common: Common,
+) -> dict[str, Any]:
+    """Write randomly deformed copies of the training images, with labels and weights.
+
+    [bold]Example[/bold]: unetcli augment train.zarr --weights weights.zarr -n 20 -o augmented.zarr --preview sheet.png
+    """
+    from unetcli.stages import augment as stage
+
+    with _progress("augment", common) as progress:
+        config = AugmentConfig(**given)
+        return stage.run(data, out, config, weights=weights, preview=preview, **_passed(common), progress=progress)
+
+
+@command(TrainConfig, "train")
+def train(
+    data: DataSet,
+    out: Out,
+    weights: Weights = None,
+    preset: Annotated[str, Option("--preset", help="Settings to start from.", metavar="|".join(PRESETS))] = "default",
+    device: Device = "auto",
+    *,
+    given: Mapping[str, Any],
+    common: Common,
+) -> dict[str, Any]:
+    """Train a U-Net on a data set; called again, go on from the last checkpoint.
+
+    [bold]Example[/bold]: unetcli train train.zarr --weights weights.zarr -o run/ --preset fast
+    """
+    config = with_preset(preset, **given)
+    from unetcli.stages import train as stage
+
+    with _progress("train", common) as progress:
+        return stage.run(data, out, config, weights=weights, device=device, **_passed(common), progress=progress)
+
+
+@command(PredictConfig, "tile-predict")
+def tile_predict(
+    image: Annotated[Path, Argument(metavar="IMAGE.zarr", help="OME-Zarr store to segment.", show_default=False)],
+    out: Out,
+    model: Annotated[Path, Option("--model", help="Model file, or folder of a training run.", show_default=False)],
+    probabilities: Annotated[Optional[Path], Option("--probabilities", help="Also write the probability of each class to this store.", show_default=False)] = None,  # noqa: UP045
+    device: Device = "auto",
+    *,
+    verify_seams: Annotated[bool, Option("--verify-seams", help="Compare tiles with the whole on a sample first.")] = False,
+    given: Mapping[str, Any],
+    common: Common,
+) -> dict[str, Any]:
+    """Segment images of any size, tile by tile, without seams.
+
+    [bold]Example[/bold]: unetcli tile-predict new.zarr --model run/ -o mask.zarr --probabilities p.zarr
+    """
+    config = PredictConfig(**given)
+    from unetcli.stages import tile_predict as stage
+
+    with _progress("tile-predict", common) as progress:
+        return stage.run(
+            image,
+            out,
+            config,
+            model=model,
+            probabilities=probabilities,
+            verify_seams=verify_seams,
+            device=device,
+            **_passed(common),
+            progress=progress,
+        )
+
+
+@command(EvaluateConfig, "evaluate")
+def evaluate(
+    prediction: Annotated[Path, Argument(metavar="PREDICTION", help="Masks, labels or probabilities: store, file or folder.", show_default=False)],
+    truth: Annotated[Path, Argument(metavar="TRUTH", help="Truth: store, file or folder.", show_default=False)],
+    out: Out,
+    images: Annotated[Optional[Path], Option("--images", help="The segmented pictures, for the report.", show_default=False)] = None,  # noqa: UP045
+    *,
+    given: Mapping[str, Any],
+    common: Common,
+) -> dict[str, Any]:
+    """Score predictions against the truth, with a report.
+
+    [bold]Example[/bold]: unetcli evaluate p.zarr new_labels/ -o report/ --fail-under iou=0.8
+    """
+    config = EvaluateConfig(**given)
+    from unetcli.stages import evaluate as stage
+
+    with _progress("evaluate", common) as progress:
+        options = {k: v for k, v in _passed(common).items() if k != "workers"}
+        return stage.run(prediction, truth, out, config, images=images, **options, progress=progress)
+
+
+@command(None, "info")
+def info(
+    path: Annotated[Path, Argument(metavar="PATH", help="Store, image file, model or training run.", show_default=False)],
+    *,
+    given: Mapping[str, Any],  # noqa: ARG001 - there are no settings
+    common: Common,  # noqa: ARG001
+) -> dict[str, Any]:
+    """Say in plain words what a store, an image file, a model or a run is.
+
+    [bold]Example[/bold]: unetcli info train.zarr
+    """
+    from unetcli.stages import info as stage
+
+    return stage.run(path)
+
+
+@command(None, "demo")
+def demo(
+    out: Annotated[Path, Option("-o", "--out", help="Folder of the demonstration.")] = Path("demo"),
+    *,
+    given: Mapping[str, Any],  # noqa: ARG001
+    common: Common,
+) -> dict[str, Any]:
+    """Run all six commands on touching cells of a synthetic microscope; minutes on a CPU.
+
+    [bold]Example[/bold]: unetcli demo -o demo/
+    """
+    from unetcli import demo as demonstration
+
+    def say(line: str) -> None:
+        if not (common.quiet or common.json):
+            print(line, file=sys.stderr, flush=True)
+
+    with _progress("demo", common) as progress:
+        return demonstration.run(out, overwrite=common.overwrite, say=say, progress=progress)
+
+
+# ------------------------------------------------------------------------------------------- printing
+
+
+def _passed(common: Common) -> dict[str, Any]:
+    return {"overwrite": common.overwrite, "workers": common.workers, "dry_run": common.dry_run}
+
+
+def _progress(name: str, common: Common) -> Progress:
+    terminal = sys.stderr.isatty()
+    style = "none" if common.quiet else "json" if common.json else "bar" if terminal else "lines"
+    return Progress(name, style)
+
+
+def _start_logging(common: Common) -> None:
+    level = logging.DEBUG if common.verbose else logging.ERROR if common.quiet else logging.INFO
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    logging.getLogger("unetcli").setLevel(level)
+
+
+def _print_result(name: str, result: dict[str, Any], common: Common) -> None:
+    """Print what a stage returned: a table for people, JSON for programs."""
+    if common.json:
+        print(json.dumps(result))
+        return
+    if common.quiet:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    for note in result.pop("notes", []):
+        console.print(f"[yellow]note[/yellow]  {note}", soft_wrap=True)
+    if "mean" in result:
+        result = _flat_scores(result)
+    table = Table(box=None, show_header=False, pad_edge=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    if result.pop("already_done", False):
+        table.add_row(name, "was complete already; nothing to do")
+    for key, value in result.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        table.add_row(key.replace("_", " "), shown)
+    console.print(table)
+
+
+def _flat_scores(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the means of a report as rows."""
+    shown = {k: v if v is not None else f"undefined: {metrics['undefined'].get(k, '')}" for k, v in metrics["mean"].items()}
+    rest = {k: metrics[k] for k in ("report",) if k in metrics}
+    return {"images": len(metrics["images"]), **shown, **rest}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    # Compiled kernels are cached outside of the home, which is shared and slow, or read-only, on clusters.
+    cache = Path(tempfile.gettempdir()) / f"unetcli-{os.getuid()}-{__version__}"
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache))
+    debug = "--debug" in (sys.argv if arguments is None else arguments)
+    try:
+        return int(app(arguments, standalone_mode=False) or 0)
+    except UnetcliError as error:
+        return _fail(str(error), error.exit_code, fix=error.fix, debug=debug)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; the work so far is saved", 130, fix="run the same command again: it continues")
+    except MemoryError:
+        return _fail("out of memory", 5, fix="fewer --workers", debug=debug)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail("no space left on the disk", 5, fix="free some space, then run the same command again", debug=debug)
+        if error.filename is None:
+            raise
+        return _fail(f"{error.filename}: {error.strerror}", 3, debug=debug)
+
+
+def _fail(message: str, code: int, *, fix: str | None = None, debug: bool = False) -> int:
+    """Print an error for people; return its exit code."""
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    kind = "stopped" if code in (75, 130) else "error"
+    print(f"{kind}: {message}", file=sys.stderr)
+    if fix:
+        print(f"  fix: {fix}", file=sys.stderr)
+    return code
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    *, version: Annotated[bool, Option("--version", help="Print the version.", is_eager=True)] = False
+) -> None:
+    if version:
+        print(f"unetcli {__version__}")
+        raise typer.Exit

@@ -1,0 +1,94 @@
+"""Progress on a terminal, in a log, or as JSON lines; and the wish to stop in time."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+from unetcli.errors import Unfinished
+
+LOG_INTERVAL_S = 30.0
+"""Seconds between lines where there is no terminal."""
+
+
+class Progress:
+    """Called with (done, total) after each tile or step; shows it, and raises `Unfinished` on SIGTERM or SIGUSR1.
+
+    Parameters
+    ----------
+    command
+        Name of the command, shown before the bar.
+    style
+        ``bar``, ``lines``, ``json`` or ``none``.
+    """
+
+    def __init__(self, command: str, style: str) -> None:
+        self.command, self.style = command, style
+        self.signal: str | None = None
+        self.bar: Any = None
+        self.started = self.shown = time.monotonic()
+        self.first = 0
+
+    def __enter__(self) -> Progress:
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._remember)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def _remember(self, number: int, _: FrameType | None) -> None:
+        self.signal = signal.Signals(number).name
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show progress; stop in time if a signal asked for it."""
+        if self.style == "bar":
+            self._draw(done, total)
+        elif self.style != "none":
+            self._log(done, total)
+        if self.signal and done < total:
+            raise Unfinished(
+                f"stopped by {self.signal} after {done} of {total}; the work so far is saved",
+                fix="run the same command again: it continues",
+            )
+
+    def _draw(self, done: int, total: int) -> None:
+        if self.bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.bar = Progress(
+                TextColumn("{task.description:<12}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self.bar.start()
+            self.bar.add_task(self.command)
+        self.bar.update(self.bar.task_ids[0], completed=done, total=total)
+
+    def _log(self, done: int, total: int) -> None:
+        """Write a line now and then: done, total, rate, estimated time left."""
+        now = time.monotonic()
+        if done <= self.first:
+            self.first, self.started = done, now
+        if now - self.shown < LOG_INTERVAL_S:
+            return
+        self.shown = now
+        rate = (done - self.first) / max(now - self.started, 1e-9)
+        left = (total - done) / rate if rate else float("inf")
+        if self.style == "json":
+            entry = {"event": "progress", "command": self.command, "done": done, "total": total}
+            print(json.dumps({**entry, "per_second": round(rate, 3)}), file=sys.stderr, flush=True)
+        else:
+            text = f"{self.command}: {done} of {total}, {rate:.3g}/s, {left / 60:.1f} min left"
+            print(text, file=sys.stderr, flush=True)

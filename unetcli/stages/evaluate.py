@@ -1,0 +1,314 @@
+"""Prediction and truth to scores: by image, slice by slice."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetcli import __version__
+from unetcli.atomic import write_atomically
+from unetcli.config import EvaluateConfig
+from unetcli.errors import BelowBoundError, ConfigError, InputError
+from unetcli.image.axes import describe_shape
+from unetcli.image.fingerprint import fingerprint
+from unetcli.image.inputs import Input, open_inputs
+from unetcli.image.pairing import pair
+from unetcli.image.source import Source
+from unetcli.image.streaming import Progress, silent
+from unetcli.image.tiling import Box
+from unetcli.metrics.scores import SCORES, score_curves, score_image
+from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, to_probabilities
+from unetcli.report.html import Case, Report, ScoreColumn, write_report
+from unetcli.report.pictures import overlay, to_png_data_uri
+
+Block = NDArray[Any]
+Scores = dict[str, float | None]
+SCHEMA = 1
+LABELS = {
+    "iou": "IoU", "dice": "Dice", "pixel_error": "Pixel error", "max_pixel_fscore": "Best pixel F-score",
+    "warping_error": "Warping error", "min_warping_error": "Least warping error", "rand_error": "Rand error",
+    "v_rand": "V_Rand", "v_rand_split": "V_Rand split", "v_rand_merge": "V_Rand merge", "v_info": "V_Info",
+    "fg_rand_fscore": "Foreground Rand F-score", "vi_split": "VI split", "vi_merge": "VI merge",
+    "adapted_rand_error": "Adapted Rand error",
+}  # fmt: skip
+"""How each score is called where people read it."""
+
+
+def run(
+    prediction: Path,
+    truth: Path,
+    out: Path,
+    config: EvaluateConfig,
+    *,
+    images: Path | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Score predictions against the truth; write ``metrics.json``, ``metrics.csv`` and ``report.html``.
+
+    Parameters
+    ----------
+    prediction, truth
+        Stores, files, or folders of files; paired by name, else by the numbers in the names.
+    out
+        Folder of the report.
+    config
+        Settings.
+    images
+        The pictures that were segmented, to be shown in the report.
+    overwrite
+        Replace a report that was made with other settings or inputs.
+    progress
+        Called after each image.
+
+    Returns
+    -------
+    dict
+        The content of ``metrics.json``.
+
+    Raises
+    ------
+    InputError
+        If images have no partner, or other sizes than theirs.
+    BelowBoundError
+        If a mean is worse than ``fail_under`` asks for; the report is written all the same.
+    """
+    names = _metric_names(config)
+    bounds = _parse_bounds(config.fail_under, names)
+    settings = {**asdict(config), "metrics": names}
+    inputs = {"prediction": fingerprint(prediction), "truth": fingerprint(truth)}
+    _check_out(out, settings, inputs, overwrite=overwrite)
+    pairs, notes = _pair_up(prediction, truth, images)
+    if dry_run:
+        return {"pairs": [f"{p.name}: {p.truth.name}" for p in pairs], "metrics": ", ".join(names), "notes": notes}
+    results = []
+    for done, item in enumerate(pairs, start=1):
+        results.append(_score(item, names, config))
+        progress(done, len(pairs))
+    metrics = _collect(results, names, settings, inputs)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: can not be written ({error.strerror})") from error
+    write_report(out / "report.html", _report(metrics, results, notes))
+    write_atomically(out / "metrics.csv", _table(metrics["images"], names))
+    write_atomically(out / "metrics.json", json.dumps(metrics, indent=1))
+    _check_bounds(metrics["mean"], bounds)
+    return metrics
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prediction and its truth, and the picture where it is known."""
+
+    name: str
+    prediction: Input
+    truth: Source
+    image: Source | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured on one image, and the pictures of its worst slice."""
+
+    name: str
+    scores: Scores
+    curves: Mapping[str, Sequence[float | None]]
+    pictures: Mapping[str, str]
+
+
+# ------------------------------------------------------------------------------------------- inputs
+
+
+def _pair_up(prediction: Path, truth: Path, images: Path | None) -> tuple[list[Pair], list[str]]:
+    predictions = open_inputs([prediction])
+    truths = open_inputs([truth])
+    found = pair(
+        [i.name for i in predictions], [i.name for i in truths], a="predictions", b="truth", allow_extra_b=True
+    )
+    pictures = {i: truths[j].source for i, j in found.pairs if truths[j].labels is not None}
+    if images is not None:
+        shown = open_inputs([images])
+        names = [i.name for i in predictions], [i.name for i in shown]
+        pictures = {i: shown[j].source for i, j in pair(*names, a="predictions", b="images", allow_extra_b=True).pairs}
+    pairs = [
+        _check(Pair(predictions[i].name, predictions[i], truths[j].labels or truths[j].source, pictures.get(i)))
+        for i, j in found.pairs
+    ]
+    return pairs, list(found.notes)
+
+
+def _check(item: Pair) -> Pair:
+    """Refuse a truth of another size than the prediction, and one that can not be labels."""
+    found, wanted = item.truth.shape, item.prediction.source.shape
+    plane = (wanted[0], 1, *wanted[2:])
+    if found != plane:
+        raise InputError(
+            f"{item.truth.name}: truth is {describe_shape(found)}; expected {describe_shape(plane)}, "
+            f"as {item.prediction.source.name}"
+        )
+    if item.truth.dtype.kind not in "bui":
+        raise InputError(f"{item.truth.name}: truth is {item.truth.dtype}; expected integers (labels or classes)")
+    return item
+
+
+def _slices(source: Source) -> Block:
+    """Read an image as a stack (n, c, y, x) of its planes."""
+    t, c, z, y, x = source.shape
+    return source.read(Box.whole(source.shape)).transpose(0, 2, 1, 3, 4).reshape(t * z, c, y, x)
+
+
+def _truth_of(source: Source) -> Block:
+    """Return truth (n, y, x): a mask if it holds two values, else object ids."""
+    values = _slices(source)[:, 0]
+    return values != 0 if len(np.unique(values)) <= 2 else values
+
+
+def _prediction_of(item: Input, kind: str | None) -> Block:
+    """Return a prediction (n, y, x): a bool mask, integer labels, or float probabilities of foreground.
+
+    Of several classes the foreground is everything but class 0. Integer probabilities are divided by the
+    largest value of their type.
+    """
+    values = _slices(item.source)
+    kind = kind or item.attributes.get("prediction", {}).get("kind")
+    if kind is None:
+        few = values.dtype.kind in "bui" and len(np.unique(values)) <= 2
+        kind = "probabilities" if values.dtype.kind == "f" else "mask" if few else "labels"
+    if kind == "probabilities":
+        probabilities = to_probabilities(values)
+        return 1 - probabilities[:, 0] if values.shape[1] > 1 else probabilities[:, 0]
+    if values.shape[1] != 1:
+        raise InputError(
+            f"{item.source.name}: has {values.shape[1]} channels of {values.dtype}; expected one, or probabilities",
+            fix="--prediction-kind probabilities, if each channel is a class",
+        )
+    return values[:, 0] != 0 if kind == "mask" else values[:, 0]
+
+
+# ------------------------------------------------------------------------------------------- scores
+
+
+def _score(item: Pair, names: Sequence[str], config: EvaluateConfig) -> Result:
+    truth, prediction = _truth_of(item.truth), _prediction_of(item.prediction, config.prediction_kind)
+    scores = score_image(truth, prediction, names=names)
+    curves = score_curves(truth, prediction) if prediction.dtype.kind == "f" else {}
+    return Result(item.name, scores, curves, _pictures(item, truth, prediction))
+
+
+def _pictures(item: Pair, truth: Block, prediction: Block) -> dict[str, str]:
+    """Return the slice with most wrong pixels: image, truth, prediction, errors."""
+    predicted = prediction > 0.5 if prediction.dtype.kind == "f" else prediction != 0
+    worst = int(((truth != 0) != predicted).sum(axis=(1, 2)).argmax())
+    gray = truth[worst] != 0 if item.image is None else _slices(item.image)[worst].mean(axis=0)
+    pictures = {"Image": gray} if item.image is not None else {}
+    pictures |= {"Truth": truth[worst] != 0, "Prediction": prediction[worst]}
+    pictures["Errors"] = overlay(gray, truth[worst], predicted[worst])
+    return {caption: to_png_data_uri(picture) for caption, picture in pictures.items()}
+
+
+def _collect(
+    results: Sequence[Result], names: Sequence[str], settings: Mapping[str, Any], inputs: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the content of ``metrics.json``."""
+    mean: Scores = {}
+    for name in names:
+        defined = [v for r in results if (v := r.scores[name]) is not None]
+        mean[name] = float(np.mean(defined)) if defined else None
+    undefined = {n: SCORES[n].undefined for n in names if any(r.scores[n] is None for r in results)}
+    return {
+        "schema": SCHEMA,
+        "mean": mean,
+        "images": [{"name": r.name, **r.scores} for r in results],
+        "undefined": undefined,
+        "conventions": {n: SCORES[n].convention for n in names},
+        "settings": {**settings, "inputs": dict(inputs)},
+        "versions": {"unetcli": __version__, "python": platform.python_version(), "numpy": np.__version__},
+    }
+
+
+def _metric_names(config: EvaluateConfig) -> list[str]:
+    if config.metrics is None:
+        return list(SCORES)
+    names = [n.strip() for n in config.metrics.split(",") if n.strip()]
+    unknown = [n for n in names if n not in SCORES]
+    if unknown or not names:
+        raise ConfigError(f"--metrics {config.metrics}: does not know {', '.join(unknown)}; expected some of {', '.join(SCORES)}")
+    return names
+
+
+def _parse_bounds(text: str | None, names: Sequence[str]) -> dict[str, float]:
+    try:
+        bounds = {n.strip(): float(v) for n, v in (p.split("=") for p in (text or "").split(",") if p)}
+    except ValueError:
+        raise ConfigError(f"--fail-under {text}: expected NAME=NUMBER, such as iou=0.9") from None
+    missing = [n for n in bounds if n not in names]
+    if missing:
+        raise ConfigError(f"--fail-under {text}: {', '.join(missing)} is not measured; expected some of {', '.join(names)}")
+    return bounds
+
+
+def _check_bounds(mean: Scores, bounds: Mapping[str, float]) -> None:
+    worse = []
+    for name, bound in bounds.items():
+        value = mean[name]
+        failed = value is None or (value < bound if SCORES[name].better == "higher" else value > bound)
+        if failed:
+            worse.append(f"{name} is {'undefined' if value is None else f'{value:.4g}'}, asked for {bound:g}")
+    if worse:
+        raise BelowBoundError("; ".join(worse))
+
+
+# ------------------------------------------------------------------------------------------- report
+
+
+def _check_out(out: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], *, overwrite: bool) -> None:
+    """Refuse to replace what is not a report, or a report of something else."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "metrics.json").exists()):
+        raise InputError(f"{out}: exists and is not a report", fix="another -o")
+    if overwrite or not (out / "metrics.json").exists():
+        return
+    old = json.loads((out / "metrics.json").read_text())["settings"]
+    if old != json.loads(json.dumps({**settings, "inputs": inputs})):
+        raise ConfigError(f"{out}: holds the report of other inputs or settings", fix="--overwrite, or another -o")
+
+
+def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["name", *names], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _report(metrics: Mapping[str, Any], results: Sequence[Result], notes: Sequence[str]) -> Report:
+    columns = [
+        ScoreColumn(n, LABELS.get(n, n), SCORES[n].better, SCORES[n].convention, value)
+        for n, value in metrics["mean"].items()
+    ]
+    curves = {}
+    for name in results[0].curves:
+        values = [r.curves[name] for r in results if r.curves]
+        curves[LABELS.get(name, name)] = [
+            (t, float(np.mean(defined)) if (defined := [v[i] for v in values if v[i] is not None]) else None)
+            for i, t in enumerate(CHALLENGE_THRESHOLDS)
+        ]
+    return Report(
+        title="Segmentation report",
+        scores=columns,
+        cases=[Case(r.name, r.scores, r.pictures) for r in results],
+        settings={k: json.dumps(v) for k, v in metrics["settings"].items() if v is not None},
+        versions=metrics["versions"],
+        curves=curves,
+        notes=list(notes),
+    )
