@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,9 +135,9 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     if not rows:
         raise InputError(f"{path}: there is nothing to draw; expected at least one row of training")
     validated = any("validation_iou" in row for row in rows)
-    with _figure((9.6, 4.0) if validated else (5.6, 4.0)) as figure:
+    with _figure((10.4, 4.0) if validated else (5.6, 4.0)) as figure:
         if validated:
-            panels = figure.subplot_mosaic([["loss", "iou"], ["loss", "error"]], width_ratios=(1.15, 1))
+            panels = figure.subplot_mosaic([["loss", "iou"], ["loss", "error"]])
             _draw_score(panels["iou"], rows, "validation_iou", "Validation IoU", BLUE, max)
             _draw_score(
                 panels["error"], rows, "validation_pixel_error", "Validation pixel error", MISSED, min
@@ -175,8 +175,11 @@ def draw_sheet(samples: Sequence[SheetSample], path: Path) -> None:
     n_rows = math.ceil(len(samples) / abreast)
     y, x = samples[0].labels.shape
     panel = (PANEL_INCHES, PANEL_INCHES * min(2.0, max(0.5, y / x)))
-    size = (panel[0] * abreast * len(columns) + 0.3, panel[1] * n_rows + 0.6)
-    with _figure(size) as figure:
+    size = (
+        (panel[0] * len(columns) + 0.25) * abreast,
+        panel[1] * n_rows + (0.6 if "weight map" in columns else 0.25),
+    )
+    with _figure(size, layout="compressed") as figure:
         axes = figure.subplots(n_rows, abreast * len(columns), squeeze=False)
         for panel_axes in axes.flat:
             panel_axes.set_axis_off()
@@ -257,7 +260,7 @@ def to_gray(image: NDArray[Any], *, like: NDArray[Any] | None = None) -> Picture
     dark, bright = np.nanpercentile(plane if like is None else _average_channels(like), STRETCH)
     if not bright > dark:
         return np.full(plane.shape, 128, np.uint8)
-    return np.rint(255 * np.nan_to_num(np.clip((plane - dark) / (bright - dark), 0, 1))).astype(np.uint8)
+    return _to_bytes(np.nan_to_num(np.clip((plane - dark) / (bright - dark), 0, 1)))
 
 
 def draw_labels(labels: NDArray[Any]) -> Picture:
@@ -272,7 +275,7 @@ def draw_labels(labels: NDArray[Any]) -> Picture:
     -------
     (y, x) uint8
     """
-    white: NDArray[np.bool_] = labels != 0
+    white = labels != 0
     below, right = (labels[:-1] != labels[1:]), (labels[:, :-1] != labels[:, 1:])
     picture = white.copy()
     picture[1:] &= ~(below & white[:-1])
@@ -320,7 +323,8 @@ def _to_bytes(array: NDArray[Any]) -> Picture:
         raise InputError(f"picture: type is {array.dtype}; expected uint8, bool or float")
     if not (array.min() >= 0 and array.max() <= 1):  # nan fails both
         raise InputError(f"picture: values are {array.min()} to {array.max()}; expected 0 to 1")
-    return np.rint(255 * array).astype(np.uint8)
+    levels: Picture = np.rint(255 * array).astype(np.uint8)
+    return levels
 
 
 def _average_channels(image: NDArray[Any]) -> NDArray[np.float32]:
@@ -350,7 +354,9 @@ def _tint(picture: NDArray[np.float32], mask: NDArray[np.bool_], colour: str, op
 
 
 @contextmanager
-def _figure(inches: tuple[float, float]) -> Iterator[Figure]:
+def _figure(
+    inches: tuple[float, float], layout: Literal["constrained", "compressed"] = "constrained"
+) -> Iterator[Figure]:
     """Give a figure in the style of this package, whatever the user's matplotlib is set to."""
     if "MPLCONFIGDIR" not in os.environ and not os.access(Path("~").expanduser(), os.W_OK):
         os.environ["MPLCONFIGDIR"] = folder = tempfile.mkdtemp(prefix="matplotlib-")
@@ -359,7 +365,7 @@ def _figure(inches: tuple[float, float]) -> Iterator[Figure]:
     from matplotlib.figure import Figure
 
     with style.context(["default", _RC]):
-        yield Figure(figsize=inches, layout="constrained")
+        yield Figure(figsize=inches, layout=layout)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -86,8 +86,8 @@ def plot_thresholds(
         if score is not None:
             path.append(f"{'M' if pen_up else 'L'}{to_x(threshold):.1f} {to_y(score):.1f}")
         pen_up = score is None
-    x_ticks = [Tick(to_x(x), f"{x:g}") for x in xs]
-    y_ticks = [Tick(to_y(y), f"{y:g}") for y in ys]
+    x_ticks = [Tick(to_x(x), label) for x, label in zip(xs, tick_labels(xs), strict=True)]
+    y_ticks = [Tick(to_y(y), label) for y, label in zip(ys, tick_labels(ys), strict=True)]
     if better is None:
         return ThresholdPlot(" ".join(path), x_ticks, y_ticks)
     sign = 1 if better == "higher" else -1
@@ -106,18 +106,32 @@ def nice_ticks(low: float, high: float) -> list[float]:
     Returns
     -------
     list of float
-        Multiples of 1, 2 or 5 times a power of ten; the first at most `low`, the last at least `high`.
+        Multiples of 1, 2, 2.5 or 5 times a power of ten; the first at most `low`, the last at least `high`.
 
     Examples
     --------
     >>> nice_ticks(0.03, 0.98)
-    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    [0.0, 0.25, 0.5, 0.75, 1.0]
     """
     if high - low < 1e-9 * max(abs(low), abs(high), 1e-9):
         margin = 0.1 * abs(low) or 0.1
         low, high = low - margin, high + margin
     raw = (high - low) / 4
     power = 10 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power > 0.999 * raw)
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power > 0.999 * raw)
     first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
     return [float(f"{k * step:.10g}") for k in range(first, last + 1)]
+
+
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """Write ticks with as many decimals as the longest needs.
+
+    Examples
+    --------
+    >>> tick_labels([0, 0.5, 1]), tick_labels([0, 2e-05])
+    (['0.0', '0.5', '1.0'], ['0', '2e-5'])
+    """
+    if max(abs(tick) for tick in ticks) < 1e-3:
+        return [f"{tick:g}".replace("e-0", "e-") for tick in ticks]
+    n_decimals = max(len(f"{tick:.10f}".rstrip("0").partition(".")[2]) for tick in ticks)
+    return [f"{tick:.{n_decimals}f}" for tick in ticks]

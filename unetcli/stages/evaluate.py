@@ -210,11 +210,18 @@ def _pictures(item: Pair, truth: Block, prediction: Block) -> dict[str, str]:
     """Return the slice with most wrong pixels: image, truth, prediction, errors."""
     predicted = prediction > 0.5 if prediction.dtype.kind == "f" else prediction != 0
     worst = int(((truth != 0) != predicted).sum(axis=(1, 2)).argmax())
-    gray = truth[worst] != 0 if item.image is None else _slices(item.image)[worst].mean(axis=0)
+    gray = truth[worst] != 0 if item.image is None else _stretched(_slices(item.image)[worst])
     pictures = {"Image": gray} if item.image is not None else {}
     pictures |= {"Truth": truth[worst] != 0, "Prediction": prediction[worst]}
     pictures["Errors"] = overlay(gray, truth[worst], predicted[worst])
     return {caption: to_png_data_uri(picture) for caption, picture in pictures.items()}
+
+
+def _stretched(channels: Block) -> NDArray[np.float64]:
+    """Return (c, y, x) gray values as (y, x) from 0 to 1."""
+    gray = channels.mean(axis=0, dtype=np.float64)
+    low, high = np.percentile(gray, (0.5, 99.5))
+    return ((gray - low) / max(high - low, 1e-9)).clip(0, 1)
 
 
 def _collect(

@@ -249,7 +249,7 @@ class Trainer:
         self.fabric.backward(loss)
         self.optimizer.step()
         self.scheduler.step()
-        return float(loss)
+        return float(loss.detach())
 
     def _batches(self, planes: list[Plane], workers: int | None) -> Iterator[list[Tensor]]:
         """Yield the batches of the steps that are left; sample k of the run is a function of (seed, k) alone."""
