@@ -7,6 +7,7 @@ import errno
 import inspect
 import json
 import logging
+import operator
 import os
 import sys
 import tempfile
@@ -55,7 +56,9 @@ class Common:
 
     workers: Annotated[Optional[int], Option(help=r"Threads. \[default: the processors allotted]", min=1)] = None  # noqa: UP045
     overwrite: Annotated[bool, Option("--overwrite", help="Make it again from the start.")] = False
-    dry_run: Annotated[bool, Option("--dry-run", help="Check everything, say what would be done, write nothing.")] = False
+    dry_run: Annotated[bool, Option("--dry-run", help="Check everything, say what would be done, write nothing.")] = (
+        False
+    )
     config: Annotated[Optional[Path], Option(help="TOML file with a table for each command.", is_eager=True)] = None  # noqa: UP045
     json: Annotated[bool, Option("--json", help="Print the result, and progress, as JSON.")] = False
     verbose: Annotated[bool, Option("-v", "--verbose", help="Say more.")] = False
@@ -70,7 +73,11 @@ def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name not in ("given", "common")]
+        own = [
+            p
+            for p in inspect.signature(function, eval_str=True).parameters.values()
+            if p.name not in ("given", "common")
+        ]
         settings = _settings(config_class) if config_class else []
         shared = _shared()
 
@@ -110,8 +117,7 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:  # n
         metavar="|".join(choices) if choices else None,
         rich_help_panel=field.metadata["group"],
     )
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(field.name, kind, default=None, annotation=Annotated[Optional[plain], option])  # noqa: UP045
+    return _parameter(field.name, plain | None, option, None)
 
 
 def _shared() -> list[inspect.Parameter]:
@@ -123,10 +129,13 @@ def _shared() -> list[inspect.Parameter]:
         option.rich_help_panel = "Run"
         if field.name == "config":
             option.callback = _read_config
-        annotation = Annotated[plain, option]
-        kind = inspect.Parameter.KEYWORD_ONLY
-        found.append(inspect.Parameter(field.name, kind, default=field.default, annotation=annotation))
+        found.append(_parameter(field.name, plain, option, field.default))
     return found
+
+
+def _parameter(name: str, hint: Any, option: Any, default: Any) -> inspect.Parameter:  # noqa: ANN401 - a type, an option
+    annotation = operator.getitem(Annotated, (hint, option))  # type: ignore[call-overload]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -161,9 +170,15 @@ def click_commands() -> list[str]:
 
 @command(PrepConfig, "prep")
 def prep(
-    images: Annotated[list[Path], Argument(metavar="IMAGE...", help="TIFF, PNG, NumPy, folders of them, OME-Zarr.", show_default=False)],
+    images: Annotated[
+        list[Path],
+        Argument(metavar="IMAGE...", help="TIFF, PNG, NumPy, folders of them, OME-Zarr.", show_default=False),
+    ],
     out: Out,
-    labels: Annotated[Optional[list[Path]], Option("--labels", help="Truth, paired with the images by name or number.", show_default=False)] = None,  # noqa: UP045
+    labels: Annotated[
+        list[Path] | None,
+        Option("--labels", help="Truth, paired with the images by name or number.", show_default=False),
+    ] = None,
     *,
     given: Mapping[str, Any],
     common: Common,
@@ -195,7 +210,10 @@ def augment(
     data: DataSet,
     out: Out,
     weights: Weights = None,
-    preview: Annotated[Optional[Path], Option("--preview", help="Also draw a sheet of samples to this PNG.", show_default=False)] = None,  # noqa: UP045
+    preview: Annotated[
+        Path | None,
+        Option("--preview", help="Also draw a sheet of samples to this PNG.", show_default=False),
+    ] = None,
     *,
     given: Mapping[str, Any],
     common: Common,
@@ -238,10 +256,19 @@ def tile_predict(
     image: Annotated[Path, Argument(metavar="IMAGE.zarr", help="OME-Zarr store to segment.", show_default=False)],
     out: Out,
     model: Annotated[Path, Option("--model", help="Model file, or folder of a training run.", show_default=False)],
-    probabilities: Annotated[Optional[Path], Option("--probabilities", help="Also write the probability of each class to this store.", show_default=False)] = None,  # noqa: UP045
+    probabilities: Annotated[
+        Path | None,
+        Option(
+            "--probabilities",
+            help="Also write the probability of each class to this store.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     *,
-    verify_seams: Annotated[bool, Option("--verify-seams", help="Compare tiles with the whole on a sample first.")] = False,
+    verify_seams: Annotated[
+        bool, Option("--verify-seams", help="Compare tiles with the whole on a sample first.")
+    ] = False,
     given: Mapping[str, Any],
     common: Common,
 ) -> dict[str, Any]:
@@ -268,10 +295,19 @@ def tile_predict(
 
 @command(EvaluateConfig, "evaluate")
 def evaluate(
-    prediction: Annotated[Path, Argument(metavar="PREDICTION", help="Masks, labels or probabilities: store, file or folder.", show_default=False)],
+    prediction: Annotated[
+        Path,
+        Argument(
+            metavar="PREDICTION",
+            help="Masks, labels or probabilities: store, file or folder.",
+            show_default=False,
+        ),
+    ],
     truth: Annotated[Path, Argument(metavar="TRUTH", help="Truth: store, file or folder.", show_default=False)],
     out: Out,
-    images: Annotated[Optional[Path], Option("--images", help="The segmented pictures, for the report.", show_default=False)] = None,  # noqa: UP045
+    images: Annotated[
+        Path | None, Option("--images", help="The segmented pictures, for the report.", show_default=False)
+    ] = None,
     *,
     given: Mapping[str, Any],
     common: Common,
@@ -290,7 +326,9 @@ def evaluate(
 
 @command(None, "info")
 def info(
-    path: Annotated[Path, Argument(metavar="PATH", help="Store, image file, model or training run.", show_default=False)],
+    path: Annotated[
+        Path, Argument(metavar="PATH", help="Store, image file, model or training run.", show_default=False)
+    ],
     *,
     given: Mapping[str, Any],  # noqa: ARG001 - there are no settings
     common: Common,  # noqa: ARG001
@@ -372,7 +410,9 @@ def _print_result(name: str, result: dict[str, Any], common: Common) -> None:
 
 def _flat_scores(metrics: dict[str, Any]) -> dict[str, Any]:
     """Return the means of a report as rows."""
-    shown = {k: v if v is not None else f"undefined: {metrics['undefined'].get(k, '')}" for k, v in metrics["mean"].items()}
+    shown = {
+        k: v if v is not None else f"undefined: {metrics['undefined'].get(k, '')}" for k, v in metrics["mean"].items()
+    }
     rest = {k: metrics[k] for k in ("report",) if k in metrics}
     return {"images": len(metrics["images"]), **shown, **rest}
 
@@ -396,7 +436,12 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail("out of memory", 5, fix="fewer --workers", debug=debug)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _fail("no space left on the disk", 5, fix="free some space, then run the same command again", debug=debug)
+            return _fail(
+                "no space left on the disk",
+                5,
+                fix="free some space, then run the same command again",
+                debug=debug,
+            )
         if error.filename is None:
             raise
         return _fail(f"{error.filename}: {error.strerror}", 3, debug=debug)
@@ -416,9 +461,7 @@ def _fail(message: str, code: int, *, fix: str | None = None, debug: bool = Fals
 
 
 @app.callback(invoke_without_command=True)
-def _root(
-    *, version: Annotated[bool, Option("--version", help="Print the version.", is_eager=True)] = False
-) -> None:
+def _root(*, version: Annotated[bool, Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
     if version:
         print(f"unetcli {__version__}")
         raise typer.Exit

@@ -76,7 +76,13 @@ def _range(rule: Mapping[str, Any]) -> str:
     low, above, high = rule["minimum"], rule["above"], rule["maximum"]
     if math.isfinite(low) and math.isfinite(high):
         return f"{low:g} to {high:g}"
-    return f"above {above:g}" if math.isfinite(above) else f"at least {low:g}" if math.isfinite(low) else f"at most {high:g}"
+    return (
+        f"above {above:g}"
+        if math.isfinite(above)
+        else f"at least {low:g}"
+        if math.isfinite(low)
+        else f"at most {high:g}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,13 +135,25 @@ class DeformConfig(Config):
     elastic: float = setting(10.0, "Std of displacements on the control grid, pixels.", minimum=0, group="Augmentation")
     grid: int = setting(3, "Control points along each axis.", minimum=2, maximum=64, group="Augmentation")
     rotation: float = setting(180.0, "Largest rotation, degrees.", minimum=0, maximum=180, group="Augmentation")
-    scaling: float = setting(1.2, "Largest scaling, and 1/this the smallest.", minimum=1, maximum=4, group="Augmentation")
+    scaling: float = setting(
+        1.2, "Largest scaling, and 1/this the smallest.", minimum=1, maximum=4, group="Augmentation"
+    )
     shift: float = setting(0.0, "Largest shift, pixels.", minimum=0, group="Augmentation")
-    flip: bool = setting(True, "Mirror along each axis, every other time.", group="Augmentation")  # noqa: FBT003
-    contrast: float = setting(1.25, "Largest contrast factor, and 1/this the smallest.", minimum=1, maximum=8, group="Augmentation")
-    brightness: float = setting(0.25, "Largest offset, in std of the data set.", minimum=0, maximum=5, group="Augmentation")
+    flip: bool = setting(True, "Mirror along each axis, every other time.", group="Augmentation")
+    contrast: float = setting(
+        1.25, "Largest contrast factor, and 1/this the smallest.", minimum=1, maximum=8, group="Augmentation"
+    )
+    brightness: float = setting(
+        0.25, "Largest offset, in std of the data set.", minimum=0, maximum=5, group="Augmentation"
+    )
     gamma: float = setting(0.2, "Largest curvature of the gray values.", minimum=0, maximum=0.95, group="Augmentation")
-    noise: float = setting(0.15, "Largest std of Gaussian noise, in std of the data set.", minimum=0, maximum=5, group="Augmentation")
+    noise: float = setting(
+        0.15,
+        "Largest std of Gaussian noise, in std of the data set.",
+        minimum=0,
+        maximum=5,
+        group="Augmentation",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,11 +246,15 @@ class PredictConfig(Config):
     """Settings of `tile-predict`."""
 
     tile_size: int | None = setting(
-        None, "Side of a tile as the network reads it, pixels. [default: a core of 512, on CUDA 1024]", minimum=1
+        None,
+        "Side of a tile as the network reads it, pixels. [default: a core of 512, on CUDA 1024]",
+        minimum=1,
     )
     probability_dtype: str = setting(
-        "float32", "Type of --probabilities; uint8 holds 255 times the probability.", choices=("float32", "float16", "uint8"),
-    )  # fmt: skip
+        "float32",
+        "Type of --probabilities; uint8 holds 255 times the probability.",
+        choices=("float32", "float16", "uint8"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,14 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from unetcli.config import AugmentConfig, EvaluateConfig, PredictConfig, PrepConfig, WeightsConfig, with_preset
+from unetcli.config import (
+    AugmentConfig,
+    EvaluateConfig,
+    PredictConfig,
+    PrepConfig,
+    WeightsConfig,
+    with_preset,
+)
 from unetcli.image.streaming import Progress, silent
 from unetcli.stages import augment, evaluate, prep, tile_predict, train, weights
 
@@ -24,9 +31,7 @@ STEPS = 160
 Say = Callable[[str], None]
 
 
-def run(
-    out: Path, *, overwrite: bool = False, say: Say = print, progress: Progress = silent
-) -> dict[str, Any]:
+def run(out: Path, *, overwrite: bool = False, say: Say = print, progress: Progress = silent) -> dict[str, Any]:
     """Make images of touching cells, and run prep, weights, augment, train, tile-predict and evaluate.
 
     Parameters
@@ -55,7 +60,11 @@ def run(
     for part, first, n in (("train", 0, N_TRAINING), ("new", 100, N_NEW)):
         write_pictures(out, part, first, n)
     data, maps, model, new = out / "train.zarr", out / "weights.zarr", out / "run", out / "new.zarr"
-    stage(1, "Images and their labels become one data set", f"prep {out}/train_images --labels {out}/train_labels -o {data}")
+    stage(
+        1,
+        "Images and their labels become one data set",
+        f"prep {out}/train_images --labels {out}/train_labels -o {data}",
+    )
     prep.run([out / "train_images"], data, PrepConfig(split="cells_05"), labels=[out / "train_labels"], **again)
     prep.run([out / "new_images"], new, PrepConfig(), **again)
     stage(2, "Narrow gaps between cells get a high weight", f"weights {data} -o {maps}")
@@ -63,14 +72,27 @@ def run(
     stage(3, "What augmentation looks like", f"augment {data} --weights {maps} -n 6 -o {out}/augmented.zarr")
     config = AugmentConfig(samples=6)
     augment.run(data, out / "augmented.zarr", config, weights=maps, preview=out / "augmented.png", **again)
-    stage(4, f"A small U-Net learns for {STEPS} steps", f"train {data} --weights {maps} -o {model} --preset fast --steps {STEPS}")
+    stage(
+        4,
+        f"A small U-Net learns for {STEPS} steps",
+        f"train {data} --weights {maps} -o {model} --preset fast --steps {STEPS}",
+    )
     fast = with_preset("fast", features="16,32,64,128", steps=STEPS, patch_size=192, validate_every=40)
     train.run(data, model, fast, weights=maps, **again)
-    stage(5, "It segments pictures that it has never seen", f"tile-predict {new} --model {model} -o {out}/mask.zarr")
+    stage(
+        5,
+        "It segments pictures that it has never seen",
+        f"tile-predict {new} --model {model} -o {out}/mask.zarr",
+    )
     tile_predict.run(new, out / "mask.zarr", PredictConfig(), model=model, probabilities=out / "p.zarr", **again)
     stage(6, "The result is compared with the truth", f"evaluate {out}/p.zarr {out}/new_labels -o {out}/report")
     metrics = evaluate.run(
-        out / "p.zarr", out / "new_labels", out / "report", EvaluateConfig(), images=out / "new_images", **again
+        out / "p.zarr",
+        out / "new_labels",
+        out / "report",
+        EvaluateConfig(),
+        images=out / "new_images",
+        **again,
     )
     say(f"\nDone in {time.monotonic() - started:.0f} s.\n")
     return {**metrics, "report": str(out / "report" / "report.html")}

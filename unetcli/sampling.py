@@ -144,17 +144,25 @@ class Sample:
     def weights(self, source: Source, start: Position, stop: Position) -> Block:
         """Return a weight map (z, y, x) of the image, deformed by the same field, float32."""
         low, block = self._read(source, start, stop)
-        return warp_image(block, low, self.deformation, start, stop)[0]
+        warped: list[Block] = list(warp_image(block, low, self.deformation, start, stop))
+        return warped[0]
 
-    def _read(self, source: Source, start: Position, stop: Position) -> tuple[Block, Block]:
+    def _read(self, source: Source, start: Position, stop: Position) -> tuple[Position, Block]:
         """Read what a part of the region needs; return where that lies in the region's frame, and the pixels."""
         low, high = source_box(self.deformation, start, stop)
         first, last = (tuple(int(o + a) for o, a in zip(self.origin, end, strict=True)) for end in (low, high))
-        return low, read_mirrored(source, Box((self.t, 0, *first), (self.t + 1, source.shape[1], *last)))[0]
+        return (int(low[0]), int(low[1]), int(low[2])), read_mirrored(
+            source, Box((self.t, 0, *first), (self.t + 1, source.shape[1], *last))
+        )[0]
 
 
 def draw_sample(
-    planes: Sequence[tuple[Example, int, int]], config: DeformConfig, seed: int, k: int, size: int | None, ndim: int
+    planes: Sequence[tuple[Example, int, int]],
+    config: DeformConfig,
+    seed: int,
+    k: int,
+    size: int | None,
+    ndim: int,
 ) -> Sample:
     """Draw sample k.
 

@@ -456,9 +456,7 @@ def test_missing_file_and_folder(tmp_path):
         open_file(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"compression": "zlib"}, {"tile": (64, 64)}], ids=["raw", "zlib", "tiled"]
-)
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (64, 64)}], ids=["raw", "zlib", "tiled"])
 def test_truncated_tiff(tmp_path, options):
     path = save(tmp_path, pixels(300, 300), **options)
     path.write_bytes(path.read_bytes()[:-2000])
@@ -570,9 +568,7 @@ def is_tiff(path):
 REFUSED = {"multipage.tiff": "palette", "multipage_out_of_order.tiff": "palette"}
 
 
-@pytest.mark.parametrize(
-    "path", real_files("tiff_odd/good/*", "ome_tiff/**/*", "wsi/*"), ids=lambda p: p and p.name
-)
+@pytest.mark.parametrize("path", real_files("tiff_odd/good/*", "ome_tiff/**/*", "wsi/*"), ids=lambda p: p and p.name)
 def test_real_files_read_as_in_tifffile(path):
     if path.name in REFUSED:
         with pytest.raises(InputError, match=REFUSED[path.name]):

@@ -71,9 +71,7 @@ def test_file_order_is_shown_as_tczyx(tmp_path):
 
 
 def test_a_box_outside_is_a_mistake_of_the_caller(tmp_path):
-    source = file_source(
-        tmp_path / "a", "yx", (4, 5), np.dtype("u1"), lambda region: np.zeros((4, 5))[region]
-    )
+    source = file_source(tmp_path / "a", "yx", (4, 5), np.dtype("u1"), lambda region: np.zeros((4, 5))[region])
     with pytest.raises(ValueError, match="past the image"):
         source.read(Box((0, 0, 0, 0, 0), (1, 1, 1, 4, 6)))
 

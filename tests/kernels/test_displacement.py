@@ -46,9 +46,7 @@ def test_field_equals_map_coordinates(shape, seed):
     np.testing.assert_allclose(displacement_field(deformation, *whole(shape)), expected, atol=1e-11)
     box = tuple(n // 3 for n in shape), tuple(n // 3 + 1 for n in shape)
     inside = tuple(slice(a, b) for a, b in zip(*box, strict=True))
-    np.testing.assert_allclose(
-        displacement_field(deformation, *box), expected[(slice(None), *inside)], atol=1e-11
-    )
+    np.testing.assert_allclose(displacement_field(deformation, *box), expected[(slice(None), *inside)], atol=1e-11)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -145,9 +143,7 @@ def test_source_box_covers_rough_fields(shape):
 def test_source_box_is_tight_for_smooth_fields(shape):
     for seed in range(5):
         deformation = random_deformation(np.random.default_rng(seed), shape, std_px=5.0, rotation_rad=1.0)
-        for actual, needed in zip(
-            source_box(deformation, *whole(shape)), needed_box(deformation), strict=True
-        ):
+        for actual, needed in zip(source_box(deformation, *whole(shape)), needed_box(deformation), strict=True):
             assert (abs(actual - needed) <= 2).all()
 
 
@@ -181,9 +177,7 @@ def test_random_deformation_follows_its_ranges_and_the_generator():
 
 
 def test_displacements_have_the_standard_deviation_asked_for():
-    grids = [
-        random_deformation(np.random.default_rng(s), (4, 9, 9), std_px=(0, 5, 10)).grid for s in range(200)
-    ]
+    grids = [random_deformation(np.random.default_rng(s), (4, 9, 9), std_px=(0, 5, 10)).grid for s in range(200)]
     np.testing.assert_allclose(np.std(grids, axis=(0, 2, 3, 4)), [0, 5, 10], rtol=0.05)
 
 

@@ -33,9 +33,7 @@ def test_equals_one_transform_per_object(is_volume, spacing, reach):
 
 def test_integer_distances_are_exact():
     labels = random_labels(np.random.default_rng(3), is_volume=False)
-    for actual, expected in zip(
-        nearest_two(labels, reach=9), oracles.nearest_two(labels, (1, 1, 1), 9), strict=True
-    ):
+    for actual, expected in zip(nearest_two(labels, reach=9), oracles.nearest_two(labels, (1, 1, 1), 9), strict=True):
         np.testing.assert_array_equal(actual, expected.astype(np.float32))
 
 

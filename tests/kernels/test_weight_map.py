@@ -87,9 +87,7 @@ def test_separation_border_equals_dilation_of_each_object(is_volume, width):
     rng = np.random.default_rng(0)
     for dtype in (np.uint32, np.int64) * 15:
         labels = random_labels(rng, is_volume=is_volume, dtype=dtype)
-        np.testing.assert_array_equal(
-            separation_border(labels, width=width), oracles.separation_border(labels, width)
-        )
+        np.testing.assert_array_equal(separation_border(labels, width=width), oracles.separation_border(labels, width))
 
 
 def test_class_balance_gives_present_classes_the_same_share():

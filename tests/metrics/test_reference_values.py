@@ -116,9 +116,7 @@ METRICS = {
     "min_pixel_error": lambda case: min(case.curve("pixel_error")),
     "warping_error": lambda case: np.mean([warping.error for warping in case.warpings]),
     "warping_mismatches": lambda case: sum(warping.n_leftover for warping in case.warpings),
-    "warping_mismatches_per_threshold": lambda case: [
-        case.warp(0, t).n_leftover for t in CHALLENGE_THRESHOLDS[:-1]
-    ],
+    "warping_mismatches_per_threshold": lambda case: [case.warp(0, t).n_leftover for t in CHALLENGE_THRESHOLDS[:-1]],
     "min_warping_error": lambda case: case.score("min_warping_error"),
     "splits_and_mergers_per_threshold": Case.split_and_merge,
     "min_splits_mergers_error": lambda case: min(map(sum, case.split_and_merge())) / case.truth.size,

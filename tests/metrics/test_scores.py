@@ -95,9 +95,7 @@ def test_max_pixel_fscore_pools_slices():
 
 def test_fg_rand_fscore_pools_slices():
     truth, prediction = stack()
-    tables = [
-        contingency_table(components(t), components(p > 0.5)) for t, p in zip(truth, prediction, strict=True)
-    ]
+    tables = [contingency_table(components(t), components(p > 0.5)) for t, p in zip(truth, prediction, strict=True)]
     score = score_image(truth, prediction, names=["fg_rand_fscore"])["fg_rand_fscore"]
     assert score == pytest.approx(v_rand(*tables).fscore)
 

@@ -54,12 +54,17 @@ class Axes:
 
     @classmethod
     def of(
-        cls, names: str, scale: Mapping[str, float] | None = None, units: Mapping[str, str | None] | None = None
+        cls,
+        names: str,
+        scale: Mapping[str, float] | None = None,
+        units: Mapping[str, str | None] | None = None,
     ) -> Axes:
         """Make axes from mappings; what they leave out has scale 1 and no unit."""
         scale, units = scale or {}, units or {}
         return cls(
-            names, tuple(float(scale.get(a, 1.0)) for a in names), tuple(known_unit(a, units.get(a)) for a in names)
+            names,
+            tuple(float(scale.get(a, 1.0)) for a in names),
+            tuple(known_unit(a, units.get(a)) for a in names),
         )
 
     def scale_of(self, name: str) -> float:

@@ -89,9 +89,7 @@ def not_an_image(path: Path, head: bytes) -> InputError:
         )
     for magic, kind in FOREIGN.items():
         if head.startswith(magic):
-            return InputError(
-                f"{path}: is {kind}; {EXPECTED}", fix="convert it to OME-TIFF, for example in Fiji"
-            )
+            return InputError(f"{path}: is {kind}; {EXPECTED}", fix="convert it to OME-TIFF, for example in Fiji")
     return InputError(f"{path}: is not an image file (starts with {excerpt(head)}); {EXPECTED}")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from unetcli.image.axes import TYPES, Axes
 
+
 @dataclass(frozen=True)
 class ImageMetadata:
     """What is said about an image, or a label image, in its group.
@@ -95,7 +96,10 @@ class ImageMetadata:
             "colors": [{"label-value": v, "rgba": [*PALETTE[(v - 1) % len(PALETTE)], 160]} for v in classes],
             "properties": [{"label-value": v, "class": name} for v, name in classes.items()],
         }
-        return {**(described if classes else {}), **({"source": {"image": self.source}} if self.source else {})}
+        return {
+            **(described if classes else {}),
+            **({"source": {"image": self.source}} if self.source else {}),
+        }
 
 
 PALETTE = (

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetcli.image.ledger import Ledger
 from unetcli.image.store import Level, NewStore
 from unetcli.image.streaming import Progress, Work, map_tiles, silent
 from unetcli.image.tiling import Box, Shape, Tile, TileGrid
@@ -33,7 +32,8 @@ def mean_2x2(block: Block) -> Block:
     if block.dtype.kind == "f":
         return _sum_2x2(block.astype(np.float32, copy=False)) / np.float32(4)
     total = _sum_2x2(block.astype(np.int64 if block.dtype.itemsize > 2 else np.int32))
-    return ((total + 1 + ((total >> 2) & 1)) >> 2).astype(block.dtype)
+    mean: Block = ((total + 1 + ((total >> 2) & 1)) >> 2).astype(block.dtype)
+    return mean
 
 
 def nearest_2x2(block: Block) -> Block:
@@ -66,12 +66,13 @@ def build_pyramids(
     """
     depth = max((len(level_shapes(level.shape)) for level in levels.values()), default=1)
     current = dict(levels)
+    is_label = reduce_2x2 is nearest_2x2
     for k in range(1, depth):
         works: list[Work] = []
         for group, finer in list(current.items()):
             shapes = level_shapes(levels[group].shape)
             if k < len(shapes):
-                current[group] = store.level(group, k, finer.axes, shapes[k], finer.dtype)
+                current[group] = store.level(group, k, finer.axes, shapes[k], finer.dtype, is_label=is_label)
                 works += _halving(f"{group}/{k}", finer, current[group])
         map_tiles(lambda _, block: reduce_2x2(block), works, store.ledger, workers=workers, progress=progress)
 

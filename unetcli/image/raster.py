@@ -44,9 +44,7 @@ def open_raster(path: Path, *, axes: str | None, is_label: bool) -> FileSource:
     """Open a PNG or JPEG file; it is decoded whole when first read."""
     with decoding(path, "can not be read"), open_image(path) as image:
         mode, size = image.mode, image.size
-        rotated = (
-            image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) != 1
-        )  # of PNG it would decode
+        rotated = image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) != 1  # of PNG it would decode
         bits, colours = png_header(path)
     if mode not in MODES:
         raise InputError(

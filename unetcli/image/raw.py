@@ -124,9 +124,7 @@ def array_source(
     if shape[2] in (3, 4) and dtype.str[1:] in ("u1", "u2"):
         note = f"the last axis has size {shape[2]}: taken as colour channels (--axes zyx if it is not)"
         return file_source(path, "yxc", shape, dtype, read_region, notes=(note,))
-    return file_source(
-        path, "zyx", shape, dtype, read_region, notes=(unnamed_pages_note(),), pages_unnamed=True
-    )
+    return file_source(path, "zyx", shape, dtype, read_region, notes=(unnamed_pages_note(),), pages_unnamed=True)
 
 
 def whole_reader(load: Callable[[], AnyArray]) -> ReadRegion:
@@ -171,9 +169,7 @@ def pread(file: int, n_bytes: int, offset: int) -> bytes:
     return data
 
 
-def read_contiguous(
-    file: int, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], region: Region
-) -> AnyArray:
+def read_contiguous(file: int, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], region: Region) -> AnyArray:
     """Read a region of an array that lies in C order in a file, without touching much else.
 
     Notes

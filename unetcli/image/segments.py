@@ -124,9 +124,7 @@ class PagedReader:
         If the shape is not made of such pages.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], pages: list[Page], page_format: PageFormat, cache: SegmentCache
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], pages: list[Page], page_format: PageFormat, cache: SegmentCache) -> None:
         self.pages, self.format, self.cache = pages, page_format, cache
         self._long = [i for i, n in enumerate(shape) if n > 1]  # axes of size 1 may be named or not: left out
         self._page_long = [i for i, n in enumerate(page_format.shape) if n > 1]

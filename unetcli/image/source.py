@@ -268,8 +268,7 @@ def check_not_empty(path: Path, shape: tuple[int, ...]) -> None:
 def unnamed_pages_note() -> str:
     """Return the note for pages without an axis name."""
     return (
-        "pages have no axis names: taken as z planes "
-        "(--axes tyx to take them as time points, --axes cyx as channels)"
+        "pages have no axis names: taken as z planes (--axes tyx to take them as time points, --axes cyx as channels)"
     )
 
 

@@ -67,7 +67,10 @@ def statistics(
     origin, width = (float(np.iinfo(dtype).min), 1.0) if exact and dtype.kind != "b" else (0.0, 1.0)
     if not exact:
         rough = _measure(works, origin, np.inf, workers, progress)
-        origin, width = float(rough.low.min()), max(float(rough.high.max() - rough.low.min()) / (BINS - 1), 1e-30)
+        origin, width = (
+            float(rough.low.min()),
+            max(float(rough.high.max() - rough.low.min()) / (BINS - 1), 1e-30),
+        )
     table = _measure(works, origin, width, workers, progress)
     return [_describe(table, c, origin, width, exact) for c in range(len(table.total))]
 
@@ -97,7 +100,7 @@ def _measure(works: list[Work], origin: float, width: float, workers: int | None
     return result
 
 
-def _describe(table: Table, channel: int, origin: float, width: float, exact: bool) -> dict[str, Any]:  # noqa: FBT001
+def _describe(table: Table, channel: int, origin: float, width: float, exact: bool) -> dict[str, Any]:
     counts = table.counts[channel]
     n = int(counts.sum())
     mean = table.total[channel] / n

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import zarr
 import zarr.errors
@@ -33,6 +34,7 @@ from zarr.codecs import ZstdCodec
 from unetcli import __version__
 from unetcli.errors import ConfigError, InputError
 from unetcli.image.axes import AXES, Axes
+from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import Ledger, check_fingerprint, ledger_path
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pairing import stem
@@ -120,7 +122,8 @@ class Level:
     def write(self, box: Box, block: NDArray[Any]) -> None:
         """Write whole shards. Nothing else may write to the same shards at the same time."""
         for a, b, n, s in zip(box.start, box.stop, self.shape, self.shard, strict=True):
-            assert a % s == 0 and (b % s == 0 or b == n), f"{box} is not made of whole shards of {self.shard}"
+            assert a % s == 0, f"{box} does not start on shards of {self.shard}"
+            assert b % s == 0 or b == n, f"{box} does not end on shards of {self.shard}"
         index = tuple(box.slices[AXES.index(a)] for a in self.axes.names)
         self._array[index] = np.ascontiguousarray(block, dtype=self.dtype).reshape(self.axes.keep(box.shape))
 
@@ -183,9 +186,7 @@ class Store:
         for image in self.images:
             if image.name == name:
                 return image
-        raise InputError(
-            f"{self.path}: has no image {name!r} (found: {', '.join(i.name for i in self.images)})"
-        )
+        raise InputError(f"{self.path}: has no image {name!r} (found: {', '.join(i.name for i in self.images)})")
 
 
 # ------------------------------------------------------------------------------------------- opening
@@ -209,9 +210,7 @@ def open_store(path: Path) -> Store:
     if ledger_path(path).exists():
         raise InputError(f"{path}: is not complete", fix="run the command that writes it again: it continues")
     if not is_store(path):
-        raise InputError(
-            f"{path}: is not an OME-Zarr store", fix=f"unetcli prep {path} -o data.zarr makes one of it"
-        )
+        raise InputError(f"{path}: is not an OME-Zarr store", fix=f"unetcli prep {path} -o data.zarr makes one of it")
     attributes = _attributes(path)
     ours = attributes.get("unetcli", {})
     ome = attributes.get("ome", attributes)
@@ -239,15 +238,15 @@ def _open_image(path: Path, name: str) -> Image:
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: its OME-Zarr metadata lacks {error}") from error
     image = Image(name, path, axes, levels, _label_names(path))
-    if len(image.level._array.shape) != len(axes.names) or 0 in image.level.shape:  # noqa: SLF001
-        raise InputError(f"{path}: axes are ({', '.join(axes.names)}) but its shape is {image.level._array.shape}")  # noqa: SLF001
+    if len(image.level._array.shape) != len(axes.names) or 0 in image.level.shape:
+        raise InputError(f"{path}: axes are ({', '.join(axes.names)}) but its shape is {image.level._array.shape}")
     return image
 
 
 def _axes_of(multiscale: Mapping[str, Any], path: Path, level: str) -> Axes:
     declared = multiscale.get("axes")
     if declared is None:  # OME-Zarr 0.1 and 0.2
-        declared = list(AXES[-len(Level(path / level, Axes.of("yx"))._array.shape) :])  # noqa: SLF001
+        declared = list(AXES[-len(Level(path / level, Axes.of("yx"))._array.shape) :])
     entries = [{"name": a} if isinstance(a, str) else a for a in declared]
     names = [str(a["name"]) for a in entries]
     if any(len(n) != 1 for n in names):
@@ -281,7 +280,7 @@ def _attributes(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
         if file.is_file():
             try:
                 content = json.loads(file.read_bytes())
-                return dict(content[key] if key in content else {}) if key else dict(content)
+                return dict(content.get(key, {}) if key else content)
             except (ValueError, TypeError) as error:
                 start = file.read_bytes()[:40].decode(errors="replace")
                 pointer = start.startswith("version https://git-lfs")
@@ -320,18 +319,23 @@ class Layout:
         return cls((1, cc, 1, cy, cx), (1, cc, sz, sy, sx))
 
 
-def create_level(path: Path, axes: Axes, shape: Shape, dtype: np.dtype[Any] | str, *, zarr_format: int = 3) -> Level:
-    """Create an array, or open it where it was created before."""
+def create_level(
+    path: Path,
+    axes: Axes,
+    shape: Shape,
+    dtype: np.dtype[Any] | str,
+    *,
+    is_label: bool = False,
+    zarr_format: int = 3,
+) -> Level:
+    """Create an array, or open it where it was created before; labels are worth a slower compression."""
     if not (path / "zarr.json").exists() and not (path / ".zarray").exists():
         layout = Layout.of(shape)
-        dtype = np.dtype(dtype)
-        discrete = dtype.kind in "bui" and ("labels" in path.parts or dtype.itemsize != 2)
-        compressor: Any = ZstdCodec(level=3 if discrete else 1, checksum=True)
+        effort = 3 if is_label else 1
+        compressor: Any = ZstdCodec(level=effort, checksum=True)
         sharded: dict[str, Any] = {"shards": axes.keep(layout.shard), "dimension_names": list(axes.names)}
         if zarr_format == 2:
-            import numcodecs
-
-            compressor = numcodecs.Zstd(level=3 if discrete else 1, checksum=True)
+            compressor = numcodecs.Zstd(level=effort, checksum=True)
             sharded = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
         zarr.create_array(
             path,
@@ -347,6 +351,14 @@ def create_level(path: Path, axes: Axes, shape: Shape, dtype: np.dtype[Any] | st
     return Level(path, axes, writable=True)
 
 
+def check_apart(out: Path, inputs: Sequence[Path]) -> None:
+    """Refuse an output that lies in an input, or holds one: no stage changes its input."""
+    for path in inputs:
+        a, b = out.resolve(), path.resolve()
+        if a == b or a in b.parents or (b in a.parents and is_store(b)):
+            raise ConfigError(f"-o {out}: is, or lies in, or holds the input {path}", fix="another -o")
+
+
 class NewStore:
     """A store that is being written: begun, filled by tiles, finished whole.
 
@@ -359,7 +371,7 @@ class NewStore:
     settings
         What its bytes follow from besides the inputs: the stage's config and what was derived from it.
     inputs
-        Role of each input to its fingerprint.
+        Role of each input to its path, or paths.
     overwrite
         Remove a store of an earlier run first, complete or not.
     zarr_format
@@ -379,12 +391,15 @@ class NewStore:
         *,
         stage: str,
         settings: Mapping[str, Any],
-        inputs: Mapping[str, Any],
+        inputs: Mapping[str, Path | Sequence[Path] | None],
         overwrite: bool = False,
         zarr_format: int = 3,
     ) -> None:
         self.path, self.stage, self.zarr_format = path, stage, zarr_format
-        self.fingerprint = json.loads(json.dumps({"stage": stage, "settings": settings, "inputs": inputs}))
+        paths = {role: [given] if isinstance(given, Path) else list(given or ()) for role, given in inputs.items()}
+        check_apart(path, [p for listed in paths.values() for p in listed])
+        digests = {role: [fingerprint(p) for p in listed] for role, listed in paths.items()}
+        self.fingerprint = json.loads(json.dumps({"stage": stage, "settings": settings, "inputs": digests}))
         self.complete = False
         begun = ledger_path(path).exists()
         if overwrite:
@@ -416,10 +431,12 @@ class NewStore:
         check_fingerprint(self.path, _attributes(self.path)["unetcli"]["fingerprint"], self.fingerprint)
         self.complete = True
 
-    def level(self, group: str, level: int, axes: Axes, shape: Shape, dtype: np.dtype[Any] | str) -> Level:
+    def level(
+        self, group: str, level: int, axes: Axes, shape: Shape, dtype: np.dtype[Any] | str, *, is_label: bool = False
+    ) -> Level:
         """Create one array of an image, ``group/level``; an empty `group` is the store itself."""
         path = self.path / group / str(level)
-        return create_level(path, axes, shape, dtype, zarr_format=self.zarr_format)
+        return create_level(path, axes, shape, dtype, is_label=is_label, zarr_format=self.zarr_format)
 
     def finish(self, images: Sequence[ImageMetadata], attributes: Mapping[str, Any]) -> None:
         """Write all metadata, the root's last, and forget the ledger.

@@ -63,9 +63,7 @@ class Work:
     targets: tuple[Level, ...] = ()
 
 
-def work_on(
-    name: str, grid: TileGrid, sources: Sequence[Source], targets: Sequence[Level] = ()
-) -> Iterator[Work]:
+def work_on(name: str, grid: TileGrid, sources: Sequence[Source], targets: Sequence[Level] = ()) -> Iterator[Work]:
     """Yield the work of each tile of a grid."""
     return (Work(f"{name}/{tile.index}", tile, tuple(sources), tuple(targets)) for tile in grid)
 

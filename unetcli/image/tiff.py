@@ -163,9 +163,7 @@ def long_axes(shape: tuple[int, ...], letters: str) -> tuple[tuple[int, ...], st
     return tuple(shape[i] for i in kept), "".join(letters[i] for i in kept)
 
 
-def make_reader(
-    path: Path, tif: TiffFile, series: TiffPageSeries, shape: tuple[int, ...]
-) -> tuple[ReadRegion, str]:
+def make_reader(path: Path, tif: TiffFile, series: TiffPageSeries, shape: tuple[int, ...]) -> tuple[ReadRegion, str]:
     """Return what reads regions of a series, and a note on segments that are not stored."""
     if series.transform is not None:
         raise InputError(f"{path}: is a TIFF of kind {series.kind}, which can not be read in parts")
@@ -260,9 +258,7 @@ def inverting(read_region: ReadRegion, n_bits: int) -> ReadRegion:
     return read_inverted
 
 
-def shown_channels(
-    page: TiffPage, order: str, shape: tuple[int, ...], *, is_chosen: bool
-) -> tuple[int | None, str]:
+def shown_channels(page: TiffPage, order: str, shape: tuple[int, ...], *, is_chosen: bool) -> tuple[int | None, str]:
     """Return the number of channels without an alpha channel, and a note; None for all of them."""
     extra = tuple(int(e) for e in page.extrasamples)
     is_rgba = int(page.photometric) == RGB and page.samplesperpixel == 4 and extra[:1] and extra[0] in ALPHA
@@ -280,8 +276,6 @@ def page_notes(tif: TiffFile, series: TiffPageSeries, *, is_label: bool) -> Iter
     if orientation is not None and orientation.value != 1:
         yield "is marked as rotated: rows and columns are taken as stored"
     if int(series.keyframe.photometric) == PALETTE:
-        yield "has a palette: " + (
-            "its indices are the labels" if is_label else "left out, grey levels are taken"
-        )
+        yield "has a palette: " + ("its indices are the labels" if is_label else "left out, grey levels are taken")
     if tif.is_ome and series.kind != "ome":
         yield "its OME-XML can not be used: pages are taken as they are"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,12 +58,7 @@ class Deformation:
     def __post_init__(self) -> None:
         for name in ("grid", "matrix", "offset"):
             object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
-        if (
-            self.grid.ndim != 4
-            or len(self.grid) != 3
-            or self.matrix.shape != (3, 3)
-            or self.offset.shape != (3,)
-        ):
+        if self.grid.ndim != 4 or len(self.grid) != 3 or self.matrix.shape != (3, 3) or self.offset.shape != (3,):
             raise ConfigError(
                 f"deformation: grid {self.grid.shape}, matrix {self.matrix.shape}, offset "
                 f"{self.offset.shape}; expected (3, gz, gy, gx), (3, 3), (3,)"
@@ -137,6 +133,29 @@ def displacement_field(
     return _contract(deformation.grid, _weights_of_box(deformation, start, stop))
 
 
+def source_positions(deformation: Deformation, lattice: Sequence[NDArray[np.integer]]) -> NDArray[np.float64]:
+    """Return which source positions the output pixels of a lattice show.
+
+    Parameters
+    ----------
+    deformation
+        The deformation.
+    lattice
+        Output pixels along z, y and x.
+
+    Returns
+    -------
+    (3, z, y, x) float64
+        Their z, y and x components, in the region's frame.
+    """
+    grid = _turned_grid(deformation)
+    weights = [_spline_weights(at, n, g) for at, n, g in zip(lattice, deformation.shape, grid.shape[1:], strict=True)]
+    centre = _centre(deformation)
+    relative = np.stack(np.meshgrid(*lattice, indexing="ij")) - centre[:, None, None, None]
+    affine = np.tensordot(deformation.matrix, relative, 1)
+    return _contract(grid, weights) + affine + (centre + deformation.offset)[:, None, None, None]
+
+
 def source_box(
     deformation: Deformation,
     start: tuple[int, int, int],
@@ -169,15 +188,8 @@ def source_box(
     """
     steps = [min(max(1, n // 32), _LATTICE_PX) for n in _extent(start, stop)]
     lattice = [np.unique([*range(a, b, h), b - 1]) for a, b, h in zip(start, stop, steps, strict=True)]
-    grid = _turned_grid(deformation)
-    weights = [
-        _spline_weights(at, n, g) for at, n, g in zip(lattice, deformation.shape, grid.shape[1:], strict=True)
-    ]
-    centre = _centre(deformation)
-    relative = np.stack(np.meshgrid(*lattice, indexing="ij")) - centre[:, None, None, None]
-    affine = np.tensordot(deformation.matrix, relative, 1)
-    positions = _contract(grid, weights) + affine + (centre + deformation.offset)[:, None, None, None]
-    margin = _departure_from_lattice(grid, deformation.shape, steps) + _ROUNDING_PX
+    positions = source_positions(deformation, lattice)
+    margin = _departure_from_lattice(_turned_grid(deformation), deformation.shape, steps) + _ROUNDING_PX
     lo = np.floor(positions.min(axis=(1, 2, 3)) - margin).astype(np.int64)
     hi = np.floor(positions.max(axis=(1, 2, 3)) + margin).astype(np.int64) + 2
     if order == 3:

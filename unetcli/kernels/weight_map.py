@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 from numba import njit
@@ -169,9 +168,7 @@ def separation_border(labels: NDArray[np.integer], *, width: int = 1) -> NDArray
     return is_object & (smallest != largest)
 
 
-def class_balance(
-    counts: NDArray[np.integer], mode: Literal["inverse", "none"] = "inverse"
-) -> NDArray[np.float64]:
+def class_balance(counts: NDArray[np.integer], mode: str = "inverse") -> NDArray[np.float64]:
     """Weight classes so that each counts the same, however rare it is.
 
     Parameters

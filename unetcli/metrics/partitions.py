@@ -102,9 +102,7 @@ def _first_queue(state: Ids, width: int) -> tuple[Ids, int]:
         for pixel in range(width + x, state.size - width, width):
             if state[pixel] != _MEMBRANE:
                 continue
-            around = max(
-                max(state[pixel - 1], state[pixel + 1]), max(state[pixel - width], state[pixel + width])
-            )
+            around = max(max(state[pixel - 1], state[pixel + 1]), max(state[pixel - width], state[pixel + width]))
             if around > 0:
                 state[pixel] = _QUEUED
                 queue[n] = pixel
@@ -161,9 +159,7 @@ def pair_sums(table: ContingencyTable) -> PairSums:
     -------
     PairSums
     """
-    return PairSums(
-        _sum_squares(table.counts), _sum_squares(table.truth_sizes), _sum_squares(table.prediction_sizes)
-    )
+    return PairSums(_sum_squares(table.counts), _sum_squares(table.truth_sizes), _sum_squares(table.prediction_sizes))
 
 
 def foreground_pair_sums(table: ContingencyTable) -> PairSums:

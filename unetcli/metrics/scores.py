@@ -153,15 +153,9 @@ _THINNED = f"Fiji, prediction thinned, truth foreground only, {_MEAN}"
 _SEGMENTS = "ids of labels, else 4-connected components of foreground > 0.5"
 
 SCORES: dict[str, Score] = {
-    "iou": Score(
-        lambda pair: iou(pair.confusion), "higher", f"TP/(TP+FP+FN), 1 if both are empty, {_AT_HALF}"
-    ),
-    "dice": Score(
-        lambda pair: dice(pair.confusion), "higher", f"2TP/(2TP+FP+FN), 1 if both are empty, {_AT_HALF}"
-    ),
-    "pixel_error": Score(
-        lambda pair: pixel_error(pair.confusion), "lower", f"share of differing pixels, {_AT_HALF}"
-    ),
+    "iou": Score(lambda pair: iou(pair.confusion), "higher", f"TP/(TP+FP+FN), 1 if both are empty, {_AT_HALF}"),
+    "dice": Score(lambda pair: dice(pair.confusion), "higher", f"2TP/(2TP+FP+FN), 1 if both are empty, {_AT_HALF}"),
+    "pixel_error": Score(lambda pair: pixel_error(pair.confusion), "lower", f"share of differing pixels, {_AT_HALF}"),
     "max_pixel_fscore": Score(
         lambda pair: pair.confusion,
         "higher",
@@ -323,9 +317,7 @@ def score_curves(
     return {name: [_none_if_nan(value) for value in values[name]] for name in names}
 
 
-def _check(
-    truth: NDArray[Any], prediction: NDArray[Any], names: Sequence[str], thresholds: Sequence[float]
-) -> None:
+def _check(truth: NDArray[Any], prediction: NDArray[Any], names: Sequence[str], thresholds: Sequence[float]) -> None:
     """Refuse what can not be scored."""
     if unknown := [name for name in names if name not in SCORES]:
         raise ConfigError(f"metrics: {', '.join(unknown)} unknown", fix=f"choose from {', '.join(SCORES)}")
@@ -381,9 +373,7 @@ def _measure(
     return {name: [SCORES[name].combine(measured[name, t]) for t in ts] for name, ts in wanted.items()}
 
 
-def _slice_pairs(
-    truth: NDArray[Any], prediction: NDArray[Any], thresholds: Sequence[float]
-) -> Iterator[SlicePair]:
+def _slice_pairs(truth: NDArray[Any], prediction: NDArray[Any], thresholds: Sequence[float]) -> Iterator[SlicePair]:
     """Yield each slice at each threshold."""
     is_labels = prediction.dtype.kind in "iu"
     for truth_slice, slice_ in zip(truth, prediction, strict=True):

@@ -24,7 +24,7 @@ UP_CONV: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
 }
 MAX_POOL: dict[int, type[nn.MaxPool2d] | type[nn.MaxPool3d]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 NORMS: dict[str, Callable[[int], Norm]] = {
-    "none": lambda _: nn.Identity,  # type: ignore[dict-item, return-value]
+    "none": lambda _: nn.Identity,
     "batch": lambda ndim: {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[ndim],
     "instance": lambda ndim: {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[ndim],
     "group": lambda _: lambda channels: nn.GroupNorm(min(8, channels), channels),
@@ -123,9 +123,11 @@ def he_init(network: nn.Module) -> None:
     An output pixel of a 2x2 up-convolution of stride 2 has one input pixel: N = its input channels.
     """
     for module in network.modules():
-        if isinstance(module, tuple(CONV.values())):
+        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        elif isinstance(module, tuple(UP_CONV.values())):
+        elif isinstance(module, (nn.ConvTranspose2d, nn.ConvTranspose3d)):
             nn.init.normal_(module.weight, std=(2 / module.in_channels) ** 0.5)
-            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

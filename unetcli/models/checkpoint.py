@@ -124,5 +124,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return dict(torch.load(path, weights_only=True, map_location="cpu"))
     except Exception as error:
         raise InputError(
-            f"{path}: is damaged ({str(error).splitlines()[0][:80]})", fix="--overwrite starts again from nothing"
+            f"{path}: is damaged ({str(error).splitlines()[0][:80]})",
+            fix="--overwrite starts again from nothing",
         ) from error

@@ -28,6 +28,7 @@ def choose_device(name: str) -> torch.device:
         raise DeviceError(f"--device {name}: is not a device; expected auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(
-            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices", fix="--device cpu, or auto"
+            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices",
+            fix="--device cpu, or auto",
         )
     return device

@@ -104,7 +104,13 @@ def geometry_of(arch: str, parameters: Mapping[str, Any]) -> Geometry:
     GeometryError
         If no input up to `LARGEST_SIZE_TRIED` pixels fits through the network.
     """
-    twin = {**parameters, "features": (2,) * len(parameters["features"]), "channels": 1, "classes": 1, "dropout": 0.0}
+    twin = {
+        **parameters,
+        "features": (2,) * len(parameters["features"]),
+        "channels": 1,
+        "classes": 1,
+        "dropout": 0.0,
+    }
     with torch.device("meta"):
         shapes_only = build_model(arch, {**twin, "norm": "none"})
     ndim = int(parameters["ndim"])

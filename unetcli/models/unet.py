@@ -78,7 +78,7 @@ class UNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits ``(n, classes, y, x)`` of ``(n, channels, y, x)`` images."""
         x = image  # 572
-        skips = []
+        skips: list[Tensor] = []
         for block, dropout in zip(self.contracting, self.dropout, strict=True):
             x = dropout(block(self.down(x) if skips else x))  # 568, 280, 136, 64, 28
             skips.append(x)

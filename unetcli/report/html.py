@@ -11,8 +11,8 @@ from typing import Literal
 
 from jinja2 import Environment, StrictUndefined
 
+from unetcli.atomic import write_atomically
 from unetcli.report import pictures, threshold_plot
-from unetcli.report.atomic import write_atomically
 from unetcli.report.threshold_plot import Point, ThresholdPlot, plot_thresholds
 
 HEADLINE = ("v_rand", "iou", "pixel_error")
@@ -124,9 +124,7 @@ def write_report(path: Path, report: Report) -> None:
     >>> report = Report("Nuclei", [column], [Case("a", {"iou": 0.9})])
     >>> write_report(Path("report.html"), report)  # doctest: +SKIP
     """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": format_number, "split_subscript": split_subscript}
     template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
     ranking = ranking_score(report.scores, report.cases)

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from unetcli.atomic import write_atomically
 from unetcli.errors import InputError
-from unetcli.report.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,9 +139,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         if validated:
             panels = figure.subplot_mosaic([["loss", "iou"], ["loss", "error"]])
             _draw_score(panels["iou"], rows, "validation_iou", "Validation IoU", BLUE, max)
-            _draw_score(
-                panels["error"], rows, "validation_pixel_error", "Validation pixel error", MISSED, min
-            )
+            _draw_score(panels["error"], rows, "validation_pixel_error", "Validation pixel error", MISSED, min)
             panels["iou"].tick_params(labelbottom=False)
             panels["error"].set_xlabel("step")
             _draw_loss(panels["loss"], rows)

@@ -10,7 +10,7 @@ from typing import Literal
 Point = tuple[float, float | None]
 
 WIDTH, HEIGHT = 300, 200
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 16, 36
+LEFT, RIGHT, TOP, BOTTOM = 44, 14, 16, 36
 """Margins around the axes; the left one holds the labels of the y axis."""
 
 
@@ -47,9 +47,7 @@ class ThresholdPlot:
     best_threshold: float | None = None
 
 
-def plot_thresholds(
-    points: Sequence[Point], better: Literal["higher", "lower"] | None = None
-) -> ThresholdPlot | None:
+def plot_thresholds(points: Sequence[Point], better: Literal["higher", "lower"] | None = None) -> ThresholdPlot | None:
     """Lay out a curve.
 
     Parameters
@@ -66,8 +64,8 @@ def plot_thresholds(
 
     Examples
     --------
-    >>> plot_thresholds([(0.0, 0.5), (1.0, 1.0)]).path
-    'M44.0 164.0 L290.0 16.0'
+    >>> plot_thresholds([(0.0, 0.0), (1.0, 1.0)]).path
+    'M44.0 164.0 L286.0 16.0'
     """
     defined = [(threshold, score) for threshold, score in points if score is not None]
     if not defined:

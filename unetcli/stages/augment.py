@@ -18,19 +18,19 @@ from unetcli.config import AugmentConfig
 from unetcli.errors import InputError
 from unetcli.image.axes import Axes
 from unetcli.image.dataset import TARGET, TRUTH, WEIGHTS, Dataset, open_dataset
-from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.source import Source
 from unetcli.image.store import NewStore, collection_groups
 from unetcli.image.streaming import Progress, Work, map_tiles, silent
-from unetcli.image.tiling import Box, Shape, Tile, TileGrid
-from unetcli.kernels.displacement import displacement_field
+from unetcli.image.tiling import Box, Shape, TileGrid
+from unetcli.kernels.displacement import source_positions
 from unetcli.report.pictures import SheetSample, draw_sheet
 from unetcli.sampling import Position, Sample, draw_sample, examples
 
 Block = NDArray[Any]
 PREVIEWS = 6
-GRID_LINES = 17
+GRID_SPACING = 4
+"""Pixels between the nodes of the grid that shows a deformation."""
 
 
 def run(
@@ -84,13 +84,15 @@ def run(
         out,
         stage="augment",
         settings={**asdict(config), "ndim": ndim},
-        inputs={"data": fingerprint(data), "weights": fingerprint(weights) if weights else None},
+        inputs={"data": data, "weights": weights},
         overwrite=overwrite,
     )
     if not store.complete:
         names = [f"sample_{k:05d}" for k in range(config.samples)]
         groups = collection_groups(names)
-        works = [w for group, sample in zip(groups, samples, strict=True) for w in _works(store, dataset, group, sample)]
+        works = [
+            w for group, sample in zip(groups, samples, strict=True) for w in _works(store, dataset, group, sample)
+        ]
         map_tiles(lambda _, *blocks: blocks, works, store.ledger, read=_read, workers=workers, progress=progress)
         write_atomically(out / "parameters.csv", _parameters(names, samples))
         metadata = [_metadata(dataset, group, sample) for group, sample in zip(groups, samples, strict=True)]
@@ -127,7 +129,10 @@ def _read(source: Source, box: Box) -> Block:
 def _works(store: NewStore, dataset: Dataset, group: str, sample: Sample) -> Iterator[Work]:
     """Yield the tiles of a sample; image, labels and weights are rendered and written together."""
     views = _views(dataset, sample)
-    targets = [store.level(f"{group}/{place}".strip("/"), 0, v.axes, v.shape, v.dtype) for place, v in views.items()]
+    targets = [
+        store.level(f"{group}/{place}".strip("/"), 0, v.axes, v.shape, v.dtype, is_label=place.startswith("labels"))
+        for place, v in views.items()
+    ]
     shape, truth = views[""].shape, targets[1]
     for tile in TileGrid(shape, (1, shape[1], *truth.shard[2:])):
         yield Work(f"{group or 'image'}/{tile.index}", tile, tuple(views.values()), tuple(targets))
@@ -144,9 +149,7 @@ def _views(dataset: Dataset, sample: Sample) -> dict[str, DeformedView]:
 
     def labels(source: Source) -> DeformedView:
         axes = _sample_axes(source.axes, sample)
-        return DeformedView(
-            name, (1, 1, *sample.shape), source.dtype, axes, lambda a, b: sample.labels(source, a, b)
-        )
+        return DeformedView(name, (1, 1, *sample.shape), source.dtype, axes, lambda a, b: sample.labels(source, a, b))
 
     image_axes = _sample_axes(example.image.axes, sample)
     shape = (1, example.image.shape[1], *sample.shape)
@@ -205,18 +208,20 @@ def _parameters(names: Sequence[str], samples: Sequence[Sample]) -> str:
 
 
 def _preview(k: int, sample: Sample, mean: Block, std: Block) -> SheetSample:
-    """Return the middle plane of a sample, with the grid that shows how it was deformed."""
+    """Return the middle plane of a sample, its original, and which positions of that it shows."""
     depth, height, width = sample.shape
-    z = depth // 2
+    example, z = sample.example, depth // 2
     start, stop = (z, 0, 0), (z + 1, height, width)
-    weights = sample.example.weights
-    field = displacement_field(sample.deformation, start, stop)[1:, 0]
-    lines = [np.linspace(0, n - 1, GRID_LINES).round().astype(int) for n in (height, width)]
-    y, x = np.meshgrid(*lines, indexing="ij")
+    lattice = [np.array([z])]
+    lattice += [np.linspace(0, n - 1, max(2, n // GRID_SPACING)).round().astype(int) for n in (height, width)]
+    corner = (sample.t, 0, sample.origin[0] + z, *sample.origin[1:])
+    extent = (1, example.image.shape[1], 1, height, width)
+    plane = Box(corner, tuple(a + n for a, n in zip(corner, extent, strict=True)))
     return SheetSample(
-        name=f"{sample.example.name}, sample {k}",
-        image=sample.image(start, stop, mean, std)[:, 0],
-        labels=sample.labels(sample.example.truth, start, stop)[0],
-        weights=sample.weights(weights, start, stop)[0] if weights else None,
-        grid=np.stack([y, x]) - field[:, y, x],
+        name=f"{example.name}, sample {k}",
+        image=sample.image(start, stop, mean, std)[:, 0] * std[:, None, None] + mean[:, None, None],
+        labels=sample.labels(example.truth, start, stop)[0],
+        weights=sample.weights(example.weights, start, stop)[0] if example.weights else None,
+        grid=source_positions(sample.deformation, lattice)[1:, 0],
+        original=example.image.read(plane)[0, :, 0],
     )

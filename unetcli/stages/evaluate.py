@@ -7,7 +7,7 @@ import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from unetcli.image.fingerprint import fingerprint
 from unetcli.image.inputs import Input, open_inputs
 from unetcli.image.pairing import pair
 from unetcli.image.source import Source
+from unetcli.image.store import check_apart
 from unetcli.image.streaming import Progress, silent
 from unetcli.image.tiling import Box
 from unetcli.metrics.scores import SCORES, score_curves, score_image
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, to_probabilities
-from unetcli.report.html import Case, Report, ScoreColumn, write_report
-from unetcli.report.pictures import overlay, to_png_data_uri
+from unetcli.report.html import Case, Report, ScoreColumn, extremes, write_report
+from unetcli.report.pictures import draw_labels, overlay, to_gray, to_png_data_uri
 
 Block = NDArray[Any]
 Scores = dict[str, float | None]
@@ -87,10 +88,15 @@ def run(
     bounds = _parse_bounds(config.fail_under, names)
     settings = {**asdict(config), "metrics": names}
     inputs = {"prediction": fingerprint(prediction), "truth": fingerprint(truth)}
+    check_apart(out, [prediction, truth])
     _check_out(out, settings, inputs, overwrite=overwrite)
     pairs, notes = _pair_up(prediction, truth, images)
     if dry_run:
-        return {"pairs": [f"{p.name}: {p.truth.name}" for p in pairs], "metrics": ", ".join(names), "notes": notes}
+        return {
+            "pairs": [f"{p.name}: {p.truth.name}" for p in pairs],
+            "metrics": ", ".join(names),
+            "notes": notes,
+        }
     results = []
     for done, item in enumerate(pairs, start=1):
         results.append(_score(item, names, config))
@@ -100,7 +106,7 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: can not be written ({error.strerror})") from error
-    write_report(out / "report.html", _report(metrics, results, notes))
+    write_report(out / "report.html", _report(metrics, results, pairs, config, notes))
     write_atomically(out / "metrics.csv", _table(metrics["images"], names))
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=1))
     _check_bounds(metrics["mean"], bounds)
@@ -119,12 +125,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured on one image, and the pictures of its worst slice."""
+    """What was measured on one image."""
 
     name: str
     scores: Scores
     curves: Mapping[str, Sequence[float | None]]
-    pictures: Mapping[str, str]
 
 
 # ------------------------------------------------------------------------------------------- inputs
@@ -134,7 +139,11 @@ def _pair_up(prediction: Path, truth: Path, images: Path | None) -> tuple[list[P
     predictions = open_inputs([prediction])
     truths = open_inputs([truth])
     found = pair(
-        [i.name for i in predictions], [i.name for i in truths], a="predictions", b="truth", allow_extra_b=True
+        [i.name for i in predictions],
+        [i.name for i in truths],
+        a="predictions",
+        b="truth",
+        allow_extra_b=True,
     )
     pictures = {i: truths[j].source for i, j in found.pairs if truths[j].labels is not None}
     if images is not None:
@@ -203,25 +212,20 @@ def _score(item: Pair, names: Sequence[str], config: EvaluateConfig) -> Result:
     truth, prediction = _truth_of(item.truth), _prediction_of(item.prediction, config.prediction_kind)
     scores = score_image(truth, prediction, names=names)
     curves = score_curves(truth, prediction) if prediction.dtype.kind == "f" else {}
-    return Result(item.name, scores, curves, _pictures(item, truth, prediction))
+    return Result(item.name, scores, curves)
 
 
-def _pictures(item: Pair, truth: Block, prediction: Block) -> dict[str, str]:
+def _pictures(item: Pair, config: EvaluateConfig) -> dict[str, str]:
     """Return the slice with most wrong pixels: image, truth, prediction, errors."""
+    truth, prediction = _truth_of(item.truth), _prediction_of(item.prediction, config.prediction_kind)
     predicted = prediction > 0.5 if prediction.dtype.kind == "f" else prediction != 0
     worst = int(((truth != 0) != predicted).sum(axis=(1, 2)).argmax())
-    gray = truth[worst] != 0 if item.image is None else _stretched(_slices(item.image)[worst])
-    pictures = {"Image": gray} if item.image is not None else {}
-    pictures |= {"Truth": truth[worst] != 0, "Prediction": prediction[worst]}
-    pictures["Errors"] = overlay(gray, truth[worst], predicted[worst])
-    return {caption: to_png_data_uri(picture) for caption, picture in pictures.items()}
-
-
-def _stretched(channels: Block) -> NDArray[np.float64]:
-    """Return (c, y, x) gray values as (y, x) from 0 to 1."""
-    gray = channels.mean(axis=0, dtype=np.float64)
-    low, high = np.percentile(gray, (0.5, 99.5))
-    return ((gray - low) / max(high - low, 1e-9)).clip(0, 1)
+    shown = {"truth": draw_labels(truth[worst])}
+    shown["prediction"] = prediction[worst] if prediction.dtype.kind == "f" else draw_labels(prediction[worst])
+    if item.image is not None:
+        shown = {"image": to_gray(_slices(item.image)[worst]), **shown}
+    shown["errors"] = overlay(shown.get("image", shown["truth"]), truth[worst] != 0, predicted[worst])
+    return {caption: to_png_data_uri(picture) for caption, picture in shown.items()}
 
 
 def _collect(
@@ -250,7 +254,9 @@ def _metric_names(config: EvaluateConfig) -> list[str]:
     names = [n.strip() for n in config.metrics.split(",") if n.strip()]
     unknown = [n for n in names if n not in SCORES]
     if unknown or not names:
-        raise ConfigError(f"--metrics {config.metrics}: does not know {', '.join(unknown)}; expected some of {', '.join(SCORES)}")
+        raise ConfigError(
+            f"--metrics {config.metrics}: does not know {', '.join(unknown)}; expected some of {', '.join(SCORES)}"
+        )
     return names
 
 
@@ -261,7 +267,9 @@ def _parse_bounds(text: str | None, names: Sequence[str]) -> dict[str, float]:
         raise ConfigError(f"--fail-under {text}: expected NAME=NUMBER, such as iou=0.9") from None
     missing = [n for n in bounds if n not in names]
     if missing:
-        raise ConfigError(f"--fail-under {text}: {', '.join(missing)} is not measured; expected some of {', '.join(names)}")
+        raise ConfigError(
+            f"--fail-under {text}: {', '.join(missing)} is not measured; expected some of {', '.join(names)}"
+        )
     return bounds
 
 
@@ -298,24 +306,37 @@ def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def _report(metrics: Mapping[str, Any], results: Sequence[Result], notes: Sequence[str]) -> Report:
+def _report(
+    metrics: Mapping[str, Any],
+    results: Sequence[Result],
+    pairs: Sequence[Pair],
+    config: EvaluateConfig,
+    notes: Sequence[str],
+) -> Report:
     columns = [
-        ScoreColumn(n, LABELS.get(n, n), SCORES[n].better, SCORES[n].convention, value)
+        ScoreColumn(n, LABELS.get(n, n), SCORES[n].better, SCORES[n].convention, value, SCORES[n].undefined)
         for n, value in metrics["mean"].items()
     ]
-    curves = {}
-    for name in results[0].curves:
-        values = [r.curves[name] for r in results if r.curves]
-        curves[LABELS.get(name, name)] = [
-            (t, float(np.mean(defined)) if (defined := [v[i] for v in values if v[i] is not None]) else None)
-            for i, t in enumerate(CHALLENGE_THRESHOLDS)
-        ]
+    cases = [Case(r.name, r.scores) for r in results]
+    shown = {case.name for group in extremes(columns, cases) for case in group}
+    pictures = {pair.name: _pictures(pair, config) for pair in pairs if pair.name in shown}
     return Report(
         title="Segmentation report",
         scores=columns,
-        cases=[Case(r.name, r.scores, r.pictures) for r in results],
+        cases=[replace(case, pictures=pictures.get(case.name, {})) for case in cases],
         settings={k: json.dumps(v) for k, v in metrics["settings"].items() if v is not None},
         versions=metrics["versions"],
-        curves=curves,
+        curves=_mean_curves(results),
         notes=list(notes),
     )
+
+
+def _mean_curves(results: Sequence[Result]) -> dict[str, list[tuple[float, float | None]]]:
+    """Return the mean over images of each score at each threshold."""
+    curves = {}
+    for name in results[0].curves:
+        columns = zip(*(r.curves[name] for r in results if r.curves), strict=True)
+        defined = [[v for v in column if v is not None] for column in columns]
+        means = [float(np.mean(values)) if values else None for values in defined]
+        curves[LABELS.get(name, name)] = list(zip(CHALLENGE_THRESHOLDS, means, strict=True))
+    return curves

@@ -54,7 +54,9 @@ def _describe_store(path: Path) -> dict[str, Any]:
     }
     if data:
         described["classes"] = f"{data['label_kind']}: {', '.join(data['classes'])}" if data["label_kind"] else "none"
-        described["gray_values"] = "; ".join(f"{s['min']:g} to {s['max']:g}, mean {s['mean']:.4g}" for s in data["statistics"])
+        described["gray_values"] = "; ".join(
+            f"{s['min']:g} to {s['max']:g}, mean {s['mean']:.4g}" for s in data["statistics"]
+        )
         described["validation"] = ", ".join(data["validation"]) or "none"
     return described
 
@@ -74,4 +76,3 @@ def _describe_model(path: Path) -> dict[str, Any]:
         "pixel_size": json.dumps(dict(header.pixel_size)),
         "made_with": f"unetcli {header.provenance.get('version')}",
     }
-

@@ -17,16 +17,15 @@ from unetcli.config import PrepConfig
 from unetcli.errors import ConfigError, InputError
 from unetcli.image.axes import Axes, describe_shape, parse_pixel_size
 from unetcli.image.dataset import TRUTH, parse_split
-from unetcli.image.fingerprint import fingerprint
-from unetcli.image.ngff import ImageMetadata
 from unetcli.image.inputs import open_inputs
+from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pairing import pair
 from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, nearest_2x2
 from unetcli.image.source import Source
 from unetcli.image.statistics import statistics
-from unetcli.image.store import Layout, NewStore, collection_groups
-from unetcli.image.streaming import Progress, map_tiles, reduce_tiles, silent, work_on
-from unetcli.image.tiling import Shape, Tile, TileGrid
+from unetcli.image.store import Layout, Level, NewStore, collection_groups
+from unetcli.image.streaming import Progress, Work, map_tiles, reduce_tiles, silent, work_on
+from unetcli.image.tiling import Tile, TileGrid
 
 Block = NDArray[Any]
 SAMPLE_TILE = (1, 16, 1, 2048, 2048)
@@ -74,7 +73,8 @@ class LabelMap:
             raise InputError(
                 f"labels hold the values {strange} at {tile.core}; expected those of --classes: {list(self.values)}"
             )
-        return index.astype(np.uint8)
+        mapped: Block = index.astype(np.uint8)
+        return mapped
 
 
 def run(
@@ -127,7 +127,7 @@ def run(
         out,
         stage="prep",
         settings=asdict(config),
-        inputs={"images": [fingerprint(p) for p in images], "labels": [fingerprint(p) for p in labels]},
+        inputs={"images": images, "labels": labels},
         overwrite=overwrite,
         zarr_format=2 if config.ngff == "0.4" else 3,
     )
@@ -144,7 +144,7 @@ def _open_items(images: Sequence[Path], labels: Sequence[Path], config: PrepConf
     opened = open_inputs(images, axes=config.axes)
     items = [Item(_group_name(i.name), i.source, i.labels, i.source.axes) for i in opened]
     if config.pixel_size:
-        items = [replace(item, axes=_pixeldescribe_shape(item.axes, config.pixel_size)) for item in items]
+        items = [replace(item, axes=_with_pixel_size(item.axes, config.pixel_size)) for item in items]
     if not labels:
         without = [item.name for item in items if item.truth is None]
         if without and len(without) < len(items):
@@ -156,8 +156,8 @@ def _open_items(images: Sequence[Path], labels: Sequence[Path], config: PrepConf
     return [replace(items[i], truth=truths[j].source) for i, j in sorted(found.pairs)]
 
 
-def _pixeldescribe_shape(axes: Axes, text: str) -> Axes:
-    scale, unit = parse_pixeldescribe_shape(text)
+def _with_pixel_size(axes: Axes, text: str) -> Axes:
+    scale, unit = parse_pixel_size(text)
     known = dict(zip(axes.names, axes.scale, strict=True))
     units = dict(zip(axes.names, axes.units, strict=True))
     return Axes.of(axes.names, {**known, **scale}, {**units, **dict.fromkeys(scale, unit)})
@@ -203,9 +203,9 @@ def _label_map(items: list[Item], config: PrepConfig, notes: list[str]) -> Label
         return None
     works = [w for name, truth in truths for w in work_on(name, TileGrid(truth.shape, SAMPLE_TILE), [truth])]
     found: set[int] = set()
-    for values in reduce_tiles(lambda _, block: np.unique(block), works):
-        found.update(values.tolist())
-    values = sorted(int(v) for v in found)
+    for unique in reduce_tiles(lambda _, block: np.unique(block), works):
+        found.update(int(v) for v in unique)
+    values = sorted(found)
     if len(values) < 2:
         raise InputError(
             f"{truths[0][1].name}: labels hold only the value {values[0]}; expected background and something else",
@@ -263,7 +263,9 @@ def _convert(
 ) -> list[dict[str, Any]]:
     """Write level 0 of all images and labels, their pyramids, and measure the gray values."""
     groups = collection_groups(item.name for item in items)
-    images, truths, works = {}, {}, []
+    images: dict[str, Level] = {}
+    truths: dict[str, Level] = {}
+    works: list[Work] = []
     for group, item in zip(groups, items, strict=True):
         images[group] = store.level(group, 0, item.axes, item.image.shape, _stored_dtype(item.image))
         works += work_on(f"{group}/0", TileGrid(item.image.shape, images[group].shard), [item.image], [images[group]])
@@ -274,8 +276,12 @@ def _convert(
             assert item.truth is not None
             place = f"{group}/labels/{TRUTH}".strip("/")
             dtype = np.uint32 if label_map.kind == "instances" else np.uint8
-            truths[place] = store.level(place, 0, item.axes.without_channels(), item.truth.shape, np.dtype(dtype))
-            works += work_on(f"{place}/0", TileGrid(item.truth.shape, truths[place].shard), [item.truth], [truths[place]])
+            truths[place] = store.level(
+                place, 0, item.axes.without_channels(), item.truth.shape, np.dtype(dtype), is_label=True
+            )
+            works += work_on(
+                f"{place}/0", TileGrid(item.truth.shape, truths[place].shard), [item.truth], [truths[place]]
+            )
         map_tiles(label_map, works, store.ledger, workers=workers, progress=progress)
     build = partial(build_pyramids, store, workers=workers, progress=progress)
     build(images, mean_2x2)
@@ -302,17 +308,16 @@ def _finish(
     data: Mapping[str, Any],
 ) -> None:
     channels = tuple(f"channel_{c}" for c in range(len(stats))) if len(stats) != 3 else ("red", "green", "blue")
-    window = (min(s["min"] for s in stats), max(max(s["max"] for s in stats), min(s["min"] for s in stats) + 1))
+    window = (
+        min(s["min"] for s in stats),
+        max(max(s["max"] for s in stats), min(s["min"] for s in stats) + 1),
+    )
     metadata = []
     for group, item in zip(collection_groups(i.name for i in items), items, strict=True):
-        image = ImageMetadata(
-            group, item.axes, len(level_shapes(item.image.shape)), channels=channels, window=window
-        )
+        image = ImageMetadata(group, item.axes, len(level_shapes(item.image.shape)), channels=channels, window=window)
         if label_map:
             named = dict(enumerate(label_map.names)) if label_map.kind == "classes" else {}
-            truth = ImageMetadata(
-                TRUTH, item.axes.without_channels(), image.n_levels, classes=named, source="../../"
-            )
+            truth = ImageMetadata(TRUTH, item.axes.without_channels(), image.n_levels, classes=named, source="../../")
             image = replace(image, labels=(truth,))
         metadata.append(image)
     described = {

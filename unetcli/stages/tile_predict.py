@@ -15,7 +15,6 @@ from torch import nn
 
 from unetcli.config import PredictConfig
 from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError
-from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pyramid import build_pyramids, level_shapes, nearest_2x2
 from unetcli.image.source import read_mirrored
@@ -84,19 +83,18 @@ def run(
     predictor.check(source)
     if dry_run:
         return predictor.dry_run(source)
-    plan = {
-        "settings": {
-            **asdict(config),
-            "step": predictor.step,
-            "device": predictor.device.type,
-            "outputs": ["mask", *(["probabilities"] if probabilities else [])],
-        },
-        "inputs": {"image": fingerprint(image), "model": fingerprint(model_file(model))},
+    settings = {
+        **asdict(config),
+        "step": predictor.step,
+        "device": predictor.device.type,
+        "outputs": ["mask", *(["probabilities"] if probabilities else [])],
     }
-    mask = NewStore(out, stage="tile-predict", overwrite=overwrite, **plan)
+    inputs = {"image": image, "model": model_file(model)}
+    mask = NewStore(out, stage="tile-predict", settings=settings, inputs=inputs, overwrite=overwrite)
     stores = [mask]
     if probabilities is not None:
-        stores.append(NewStore(probabilities, stage="tile-predict probabilities", overwrite=overwrite, **plan))
+        stage = "tile-predict probabilities"
+        stores.append(NewStore(probabilities, stage=stage, settings=settings, inputs=inputs, overwrite=overwrite))
     if mask.complete and not all(store.complete for store in stores):
         raise ConfigError(f"{out} is complete, but {probabilities} is not", fix="--overwrite makes both again")
     summary: dict[str, Any] = {"out": str(out), "already_done": mask.complete, "images": len(source.images)}
@@ -170,7 +168,9 @@ class Predictor:
         """Say where the promise of no seams can not hold."""
         norm = self.header.parameters.get("norm")
         if norm in NOT_LOCAL:
-            return {"notes": [f"{norm} normalization looks at each tile as a whole: the result depends on the tile size"]}
+            return {
+                "notes": [f"{norm} normalization looks at each tile as a whole: the result depends on the tile size"]
+            }
         return {}
 
     def run_over(self, works: list[Work], store: NewStore, workers: int | None, progress: Progress) -> None:
@@ -208,7 +208,7 @@ class Predictor:
 
     def _quantize(self, probabilities: Block) -> Block:
         if self.dtype == "uint8":
-            return np.rint(probabilities * 255).astype(np.uint8)
+            probabilities = np.rint(probabilities * 255)
         return probabilities.astype(self.dtype)
 
     def tile(self, index: int, core: Box, channels: int, step: int | None = None) -> Tile:
@@ -243,7 +243,9 @@ class Predictor:
             results.append(self.predict(tile.core, read_mirrored(level, tile.read), s))
         difference = float(np.abs(results[0] - results[1]).max())
         if difference > SEAM_TOLERANCE and not self.notes():
-            raise GeometryError(f"tiles differ from the whole by {difference:.2g} in probability; expected rounding only")
+            raise GeometryError(
+                f"tiles differ from the whole by {difference:.2g} in probability; expected rounding only"
+            )
         return difference
 
 
@@ -256,7 +258,7 @@ def _lay_out(
     classes = len(predictor.header.classes)
     for group, image in groups.items():
         t, channels, *zyx = image.level.shape
-        masks[group] = stores[0].level(group, 0, image.axes.without_channels(), (t, 1, *zyx), "uint8")
+        masks[group] = stores[0].level(group, 0, image.axes.without_channels(), (t, 1, *zyx), "uint8", is_label=True)
         targets = [masks[group]]
         for store in stores[1:]:
             targets.append(store.level(group, 0, image.axes.with_channels(), (t, classes, *zyx), predictor.dtype))

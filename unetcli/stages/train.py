@@ -28,6 +28,7 @@ from unetcli.image.dataset import Dataset, open_dataset
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import check_fingerprint
 from unetcli.image.source import in_memory, read_mirrored
+from unetcli.image.store import check_apart
 from unetcli.image.streaming import Progress, available_cpus, silent
 from unetcli.image.tiling import Box, TileGrid
 from unetcli.models import build_model
@@ -111,6 +112,7 @@ def run(
         "settings": asdict(config),
         "inputs": {"data": fingerprint(data), "weights": fingerprint(weights) if weights else None},
     }
+    check_apart(out, [data, *([weights] if weights else [])])
     if _is_complete(out, plan, overwrite=overwrite):
         return _summary(out, already=True)
     planes = {part: _planes(dataset, weights, validation=part == "validation") for part in ("training", "validation")}
@@ -220,7 +222,13 @@ class Trainer:
         return cls(config, geometry, dataset, fabric, network, optimizer, scheduler, [], [])
 
     def fit(
-        self, training: list[Plane], validation: list[Plane], out: Path, *, workers: int | None, progress: Progress
+        self,
+        training: list[Plane],
+        validation: list[Plane],
+        out: Path,
+        *,
+        workers: int | None,
+        progress: Progress,
     ) -> None:
         """Train up to the last step; validate, and save a checkpoint, every so many steps."""
         config = self.config
@@ -341,9 +349,7 @@ class Trainer:
         pixels = read_mirrored(example.image, block)[0, :, 0]
         image = torch.from_numpy((pixels.astype(np.float32) - mean[:, None, None]) / std[:, None, None])
         core_yx = (extent[0], extent[1])
-        result = predict_core(
-            self.network, self.geometry, self.fabric.to_device(image), core_yx, VALIDATION_TILE
-        )
+        result = predict_core(self.network, self.geometry, self.fabric.to_device(image), core_yx, VALIDATION_TILE)
         return result.cpu().numpy()
 
     def save(self, path: Path) -> None:
@@ -394,7 +400,11 @@ def _write_run_file(out: Path, plan: Mapping[str, Any], network: nn.Module) -> N
         raise InputError(f"{out}: can not be written ({error.strerror})") from error
     content = {
         "version": __version__,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
         "parameters": sum(p.numel() for p in network.parameters()),
         "fingerprint": plan,
     }
@@ -410,7 +420,11 @@ def _write_rows(path: Path, rows: list[Row]) -> None:
 
 
 def _header(
-    config: TrainConfig, parameters: Mapping[str, Any], geometry: Geometry, dataset: Dataset, plan: Mapping[str, Any]
+    config: TrainConfig,
+    parameters: Mapping[str, Any],
+    geometry: Geometry,
+    dataset: Dataset,
+    plan: Mapping[str, Any],
 ) -> ModelHeader:
     mean, std = dataset.normalization()
     axes = dataset.images[0].axes

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from unetcli.config import WeightsConfig
 from unetcli.errors import ConfigError
 from unetcli.image.dataset import TARGET, TRUTH, Dataset, open_dataset
-from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.source import read_filled
 from unetcli.image.store import Level, NewStore, collection_groups, create_level, open_store
@@ -24,6 +23,7 @@ from unetcli.kernels.labels import face_pairs, label_components, merge
 from unetcli.kernels.weight_map import border_reach, class_balance, separation_border, weight_map
 
 Block = NDArray[Any]
+Spacing = tuple[float, float, float]
 
 
 def run(
@@ -68,7 +68,7 @@ def run(
         out,
         stage="weights",
         settings={**asdict(config), "ndim": ndim},
-        inputs={"data": fingerprint(data)},
+        inputs={"data": data},
         overwrite=overwrite,
     )
     if not store.complete:
@@ -111,15 +111,15 @@ class _Job:
         return {g: (truth, self._components(g or "image", truth)) for g, truth in zip(groups, truths, strict=True)}
 
     def _components(self, name: str, truth: Level) -> Level:
-        """Number the connected components of the classes of an image.
+        """Give ids to the connected components of the classes of an image.
 
         They are labelled tile by tile, joined where they touch across faces, and numbered by their first
         pixel: the ids are those of the whole image, whatever the tiling.
         """
         grid = TileGrid(truth.shape, truth.shard)
         ledger = self.store.ledger
-        parts = create_level(ledger.scratch(f"{name}.parts"), truth.axes, truth.shape, "uint32")
-        ids = create_level(ledger.scratch(f"{name}.objects"), truth.axes, truth.shape, "uint32")
+        parts = create_level(ledger.scratch(f"{name}.parts"), truth.axes, truth.shape, "uint32", is_label=True)
+        ids = create_level(ledger.scratch(f"{name}.objects"), truth.axes, truth.shape, "uint32", is_label=True)
 
         def label(_: Tile, classes: Block) -> Block:
             (found,) = over_volumes(lambda volume: (label_components(volume)[0],), self.ndim, classes)
@@ -163,11 +163,13 @@ class _Job:
         for group, (truth, ids) in pairs.items():
             targets = [
                 self.store.level(group, 0, truth.axes, truth.shape, "float32"),
-                self.store.level(f"{group}/labels/{TARGET}".strip("/"), 0, truth.axes, truth.shape, "uint8"),
+                self.store.level(
+                    f"{group}/labels/{TARGET}".strip("/"), 0, truth.axes, truth.shape, "uint8", is_label=True
+                ),
             ]
             spacing = truth.axes.spacing if self.ndim == 3 else (1.0, 1.0, 1.0)
 
-            def weigh(tile: Tile, truth: Block, ids: Block, spacing: tuple[float, ...] = spacing) -> tuple[Block, ...]:
+            def weigh(tile: Tile, truth: Block, ids: Block, spacing: Spacing = spacing) -> tuple[Block, ...]:
                 target, cut = over_volumes(self.target, self.ndim, truth, ids)
                 (weights,) = over_volumes(
                     lambda *volumes: (
@@ -180,7 +182,14 @@ class _Job:
                 return tile.crop_core(weights), tile.crop_core(target)
 
             works = self._works(group, truth, ids, reach=reach, targets=targets)
-            map_tiles(weigh, works, self.store.ledger, read=read_filled, workers=self.workers, progress=self.progress)
+            map_tiles(
+                weigh,
+                works,
+                self.store.ledger,
+                read=read_filled,
+                workers=self.workers,
+                progress=self.progress,
+            )
 
     def _works(
         self, group: str, truth: Level, ids: Level, *, reach: float, targets: Sequence[Level] = ()
@@ -245,7 +254,7 @@ def _side(tile: Tile, axis: int, at: int, parts: Level, truth: Level, offset: in
 
 
 def _balance(config: WeightsConfig, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    if config.balance in ("inverse", "none"):
+    if config.balance == "inverse" or config.balance == "none":
         return class_balance(counts, config.balance)
     try:
         given = np.array([float(n) for n in config.balance.split(",")])
