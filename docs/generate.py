@@ -14,7 +14,8 @@ BEGIN, END = "<!-- options: written by make docs -->", "<!-- end -->"
 def help_text(command: str) -> str:
     """Return what ``unetcli COMMAND --help`` prints at 110 columns, without trailing blanks."""
     environment = {**os.environ, "COLUMNS": "110", "TERM": "dumb", "NO_COLOR": "1"}
-    arguments = [sys.executable, "-m", "unetcli", command, "--help"]
+    script = "import sys; sys.argv[0] = 'unetcli'; from unetcli.cli import main; main()"
+    arguments = [sys.executable, "-c", script, command, "--help"]
     shown = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment).stdout
     return "\n".join(line.rstrip() for line in shown.strip().splitlines())
 

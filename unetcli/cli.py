@@ -134,7 +134,7 @@ def _shared() -> list[inspect.Parameter]:
 
 
 def _parameter(name: str, hint: Any, option: Any, default: Any) -> inspect.Parameter:  # noqa: ANN401 - a type, an option
-    annotation = operator.getitem(Annotated, (hint, option))  # type: ignore[call-overload]
+    annotation = operator.getitem(Annotated, (hint, option))
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
