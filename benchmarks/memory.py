@@ -19,16 +19,15 @@ TILE = 512
 
 def run() -> None:
     """Print a table of seconds and MiB for each stage and size."""
-    print(
-        f"\nPeak memory, MiB (and seconds)   {describe()}\n{'size':>8} {'prep':>16} {'weights':>16} {'tile-predict':>16}"
-    )
+    print(f"\nPeak memory, MiB (and seconds)   {describe()}")
+    print(" ".join(f"{name:>16}" for name in ("size", "prep", "weights", "tile-predict")))
     with tempfile.TemporaryDirectory() as folder:
         model = _train(Path(folder))
         for size in SIZES:
             shown = [
                 f"{memory:.0f} ({seconds:.0f} s)" for seconds, memory in _stages(Path(folder) / str(size), size, model)
             ]
-            print(f"{size:>8} " + " ".join(f"{text:>16}" for text in shown), flush=True)
+            print(f"{size:>16} " + " ".join(f"{text:>16}" for text in shown), flush=True)
 
 
 def _train(folder: Path) -> Path:

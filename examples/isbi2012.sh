@@ -13,11 +13,11 @@ mkdir -p "$out"
 
 unetcli prep "$data"/train_image_{0[0-9],1[0-9],2[01]}.png --labels "$data"/train_label_{0[0-9],1[0-9],2[01]}.png \
     --label-kind classes --pixel-size 4nm -o "$out/train.zarr"
-unetcli weights "$out/train.zarr" --balance none -o "$out/weights.zarr"
+unetcli weights "$out/train.zarr" --balance none --w0 5 -o "$out/weights.zarr"
 unetcli augment "$out/train.zarr" --weights "$out/weights.zarr" -n 6 -o "$out/augmented.zarr" --preview "$out/augmented.png"
 unetcli train "$out/train.zarr" --weights "$out/weights.zarr" -o "$out/run" "$@"
 unetcli prep "$data"/train_image_2[23].png --pixel-size 4nm -o "$out/new.zarr"
-unetcli tile-predict "$out/new.zarr" --model "$out/run" -o "$out/mask.zarr" --probabilities "$out/p.zarr" --verify-seams
+unetcli tile-predict "$out/new.zarr" --model "$out/run" -o "$out/mask.zarr" --probabilities "$out/p.zarr" --tta d4 --verify-seams
 mkdir -p "$out/truth"
 cp "$data"/train_label_2[23].png "$out/truth/"
 unetcli evaluate "$out/p.zarr" "$out/truth" --images "$out/new.zarr" -o "$out/report"

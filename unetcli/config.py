@@ -136,7 +136,7 @@ class DeformConfig(Config):
     grid: int = setting(3, "Control points along each axis.", minimum=2, maximum=64, group="Augmentation")
     rotation: float = setting(180.0, "Largest rotation, degrees.", minimum=0, maximum=180, group="Augmentation")
     scaling: float = setting(
-        1.2, "Largest scaling, and 1/this the smallest.", minimum=1, maximum=4, group="Augmentation"
+        1.1, "Largest scaling, and 1/this the smallest.", minimum=1, maximum=4, group="Augmentation"
     )
     shift: float = setting(0.0, "Largest shift, pixels.", minimum=0, group="Augmentation")
     flip: bool = setting(True, "Mirror along each axis, every other time.", group="Augmentation")
@@ -233,7 +233,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fast": {
         "features": "16,32,64,128,256",
         "batch_size": 4,
-        "steps": 1000,
+        "steps": 1500,
         "learning_rate": 3e-3,
         "validate_every": 100,
     },
@@ -254,6 +254,11 @@ class PredictConfig(Config):
         "float32",
         "Type of --probabilities; uint8 holds 255 times the probability.",
         choices=("float32", "float16", "uint8"),
+    )
+    tta: str = setting(
+        "none",
+        "Average over mirrored (flips: 4) or also turned (d4: 8) views of the image.",
+        choices=("none", "flips", "d4"),
     )
 
 

@@ -71,6 +71,57 @@ def predict_core(network: nn.Module, geometry: Geometry, block: Tensor, core: tu
     return torch.cat(rows, dim=-2)
 
 
+View = tuple[int, bool]
+"""Quarter turns, then whether mirrored along x."""
+VIEWS: dict[str, tuple[View, ...]] = {
+    "none": ((0, False),),
+    "flips": ((0, False), (0, True), (2, False), (2, True)),
+    "d4": tuple((turns, flipped) for turns in range(4) for flipped in (False, True)),
+}
+"""What test-time augmentation averages over; these need no interpolation, so they keep the promise of no seams."""
+
+
+def context(geometry: Geometry, core: tuple[int, int], step: int) -> int:
+    """Return how many pixels to read on each side of a core, rounded up to the stride, for any view of it."""
+    needs = [read_extent(geometry, n, step) - geometry.halo - n for n in (aligned(geometry, c) for c in core)]
+    return max(geometry.halo, *needs)
+
+
+def predict_views(
+    network: nn.Module, geometry: Geometry, block: Tensor, core: tuple[int, int], step: int, views: tuple[View, ...]
+) -> Tensor:
+    """Return the mean over turned and mirrored views of the class probabilities of a core.
+
+    Parameters
+    ----------
+    network, geometry, core, step
+        As in `predict_core`.
+    block : (channels, y, x) float32
+        The core, rounded up to the stride, with `context` pixels on each side.
+    views
+        Which ones.
+
+    Returns
+    -------
+    (classes, y, x) float32
+
+    Notes
+    -----
+    A view of a rounded core starts on the stride again, counted from the other end, for every tile of an image.
+    """
+    first = context(geometry, core, step) - geometry.halo
+    whole = (aligned(geometry, core[0]), aligned(geometry, core[1]))
+    total = torch.zeros(())
+    for turns, flipped in views:
+        turned = torch.rot90(block, turns, (-2, -1))
+        turned = turned.flip(-1) if flipped else turned
+        extent = whole if turns % 2 == 0 else (whole[1], whole[0])
+        result = predict_core(network, geometry, turned[:, first:, first:].contiguous(), extent, step)
+        result = result.flip(-1) if flipped else result
+        total = total.to(result.device) + torch.rot90(result, -turns, (-2, -1))
+    return (total / len(views))[:, : core[0], : core[1]]
+
+
 def _valid_part(logits: Tensor, geometry: Geometry, core: tuple[int, int]) -> Tensor:
     """Cut the core out of the output of a tile, as probabilities."""
     first = geometry.halo - geometry.margin

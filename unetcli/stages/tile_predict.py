@@ -24,7 +24,7 @@ from unetcli.image.tiling import Box, Tile, TileGrid
 from unetcli.models.checkpoint import ModelHeader, load_model, model_file
 from unetcli.models.device import choose_device
 from unetcli.models.geometry import Geometry
-from unetcli.models.overlap_tile import aligned, predict_core, read_extent
+from unetcli.models.overlap_tile import VIEWS, aligned, context, predict_views
 
 Block = NDArray[Any]
 DEFAULT_STEP = {"cpu": 512, "cuda": 1024}
@@ -121,6 +121,7 @@ class Predictor:
     device: torch.device
     step: int
     dtype: str
+    tta: str
 
     @classmethod
     def load(cls, model: Path, config: PredictConfig, device: torch.device) -> Predictor:
@@ -136,7 +137,7 @@ class Predictor:
         torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa would show at the seams
         torch.backends.cudnn.deterministic = True
         network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(network, header, device, step, config.probability_dtype)
+        return cls(network, header, device, step, config.probability_dtype, config.tta)
 
     @property
     def geometry(self) -> Geometry:
@@ -203,7 +204,7 @@ class Predictor:
         mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in (self.header.mean, self.header.std))
         image = torch.from_numpy((plane.astype(np.float32) - mean) / std).to(self.device)
         with torch.inference_mode():
-            result = predict_core(self.network, self.geometry, image, core, step)
+            result = predict_views(self.network, self.geometry, image, core, step, VIEWS[self.tta])
         return result.cpu().numpy()
 
     def _quantize(self, probabilities: Block) -> Block:
@@ -214,10 +215,10 @@ class Predictor:
     def tile(self, index: int, core: Box, channels: int, step: int | None = None) -> Tile:
         """Return a tile whose read box holds what the network needs for a core."""
         read = core.replace(1, 0, channels)
+        around = context(self.geometry, (core.shape[3], core.shape[4]), step or self.step)
         for axis in (3, 4):
-            first = core.start[axis] - self.geometry.halo
-            extent = read_extent(self.geometry, core.shape[axis], step or self.step)
-            read = read.replace(axis, first, first + extent)
+            first = core.start[axis]
+            read = read.replace(axis, first - around, first + aligned(self.geometry, core.shape[axis]) + around)
         return Tile(index, core, read)
 
     def verify_seams(self, image: Image) -> float:

@@ -1,0 +1,170 @@
+"""Independent validators and readers accept what is written, and see the same pixels."""
+
+import json
+
+import numpy as np
+import pytest
+import zarr
+
+from unetcli.image import pyramid, store
+from unetcli.image.axes import Axes
+from unetcli.image.ngff import ImageMetadata
+from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, nearest_2x2
+from unetcli.image.store import NewStore
+from unetcli.image.tiling import Box, TileGrid
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+UNITS = {"t": "second", "z": "um", "y": "um", "x": "um"}
+SCALE = {"t": 30.0, "z": 2.0, "y": 0.5, "x": 0.25}
+SIZES = {"t": 2, "c": 3, "z": 2, "y": 37, "x": 21}
+CASES = [
+    pytest.param("yx", {}, id="plane without classes"),
+    pytest.param("yx", {0: "background", 1: "cell"}, id="plane with classes"),
+    pytest.param("cyx", {0: "background", 1: "nucleus", 2: "membrane"}, id="colour"),
+    pytest.param("zyx", {}, id="volume"),
+    pytest.param("tczyx", {0: "background", 1: "cell"}, id="all axes"),
+]
+FORMATS = pytest.mark.parametrize("zarr_format", [3, 2], ids=["0.5", "0.4"])
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(store, "CHUNK", 8)
+    monkeypatch.setattr(store, "SHARD", 32)
+    monkeypatch.setattr(pyramid, "SMALLEST", 10)
+
+
+def write(path, names, axis_names, classes, zarr_format):
+    """Write images with labels and pyramids as the stages do; return level 0 of each image and its labels."""
+    axes = Axes.of(axis_names, SCALE, UNITS)
+    shape = tuple(SIZES[a] if a in axis_names else 1 for a in "tczyx")
+    new = NewStore(path, stage="prep", settings={}, inputs={}, zarr_format=zarr_format)
+    rng, images, labels, described, pixels = np.random.default_rng(0), {}, {}, [], {}
+    for name in names:
+        place = f"{name}/labels/truth".strip("/")
+        images[name] = new.level(name, 0, axes, shape, "uint16")
+        labels[place] = new.level(place, 0, axes.without_channels(), (shape[0], 1, *shape[2:]), "uint8")
+        pixels[name] = rng.integers(0, 4000, shape).astype("uint16"), rng.integers(0, 2, labels[place].shape)
+        for level, block in zip((images[name], labels[place]), pixels[name], strict=True):
+            for tile in TileGrid(level.shape, level.shard):
+                level.write(tile.core, block[tile.core.slices])
+        n_levels = len(level_shapes(shape))
+        truth = ImageMetadata("truth", axes.without_channels(), n_levels, classes=classes, source="../../")
+        channels = tuple(f"channel_{c}" for c in range(shape[1]))
+        described.append(ImageMetadata(name, axes, n_levels, channels=channels, window=(0.0, 4000.0), labels=(truth,)))
+    build_pyramids(new, images, mean_2x2)
+    build_pyramids(new, labels, nearest_2x2)
+    new.finish(described, {"data": {}})
+    return pixels
+
+
+@FORMATS
+@pytest.mark.parametrize("names", [("",), ("a", "b")], ids=["image", "collection"])
+@pytest.mark.parametrize(("axis_names", "classes"), CASES)
+def test_validators_accept_it(tmp_path, names, axis_names, classes, zarr_format):
+    yaozarrs = pytest.importorskip("yaozarrs")
+    ome_zarr_models = pytest.importorskip("ome_zarr_models")
+    from ome_zarr_models.v04.bioformats2raw import BioFormats2Raw as Collection04
+    from ome_zarr_models.v05.bioformats2raw import BioFormats2Raw as Collection05
+
+    path = tmp_path / "cells.zarr"
+    write(path, names, axis_names, classes, zarr_format)
+    if names != ("",):
+        (Collection05 if zarr_format == 3 else Collection04).from_zarr(zarr.open_group(path, mode="r"))
+    if names == ("",) or zarr_format == 3:  # the root of a collection of 0.4 has no version to tell it by
+        yaozarrs.validate_zarr_store(str(path))
+    for name in names:
+        yaozarrs.validate_zarr_store(str(path / name))
+        yaozarrs.validate_zarr_store(str(path / name / "labels" / "truth"))
+        model = ome_zarr_models.open_ome_zarr(zarr.open_group(path / name, mode="r"))
+        assert type(model).__name__ == "Image"
+
+
+@FORMATS
+@pytest.mark.parametrize("names", [("",), ("a", "b")], ids=["image", "collection"])
+@pytest.mark.parametrize("axis_names", ["yx", "tczyx"])
+def test_readers_see_the_same_pixels(tmp_path, names, axis_names, zarr_format):
+    pytest.importorskip("ome_zarr")
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Reader
+
+    path = tmp_path / "cells.zarr"
+    pixels = write(path, names, axis_names, {0: "background", 1: "cell"}, zarr_format)
+    for name in names:
+        image, _, labels = list(Reader(parse_url(str(path / name), mode="r"))())
+        assert "".join(a["name"] for a in image.metadata["axes"]) == axis_names
+        for node, level_0 in zip((image, labels), pixels[name], strict=True):
+            assert len(node.data) == 3
+            expected = level_0
+            for k, level in enumerate(node.data):
+                if k:
+                    reduce_2x2 = mean_2x2 if node is image else nearest_2x2
+                    *_, y, x = expected.shape
+                    expected = reduce_2x2(expected[..., : y // 2 * 2, : x // 2 * 2])
+                found = np.asarray(level.compute(scheduler="synchronous"))
+                np.testing.assert_array_equal(found, expected.reshape(found.shape))
+                assert found.ndim == len(axis_names.replace("c", "") if node is labels else axis_names)
+
+
+@FORMATS
+def test_channels_and_classes_have_names_and_colours(tmp_path, zarr_format):
+    path = tmp_path / "cells.zarr"
+    write(path, [""], "cyx", {0: "background", 1: "nucleus", 2: "membrane"}, zarr_format)
+
+    def attributes(group):
+        file = group / ("zarr.json" if zarr_format == 3 else ".zattrs")
+        content = json.loads(file.read_text())
+        return content["attributes"]["ome"] if zarr_format == 3 else content
+
+    channels = attributes(path)["omero"]["channels"]
+    assert [c["label"] for c in channels] == ["channel_0", "channel_1", "channel_2"]
+    assert [c["color"] for c in channels] == ["FF0000", "00FF00", "0000FF"]
+    assert all(c["window"] == {"min": 0, "max": 4000, "start": 0, "end": 4000} for c in channels)
+    label = attributes(path / "labels" / "truth")["image-label"]
+    assert label["properties"] == [
+        {"label-value": 1, "class": "nucleus"},
+        {"label-value": 2, "class": "membrane"},
+    ]
+    assert len({tuple(c["rgba"]) for c in label["colors"]}) == 2
+    assert label["source"] == {"image": "../../"}
+    assert attributes(path / "labels")["labels"] == ["truth"]
+
+
+@FORMATS
+def test_an_image_within_an_image_is_valid(tmp_path, zarr_format):
+    yaozarrs = pytest.importorskip("yaozarrs")
+    new = NewStore(tmp_path / "a.zarr", stage="augment", settings={}, inputs={}, zarr_format=zarr_format)
+    images = []
+    for name in ("a", "b"):
+        for group in (name, f"{name}/weights"):
+            level = new.level(group, 0, Axes.of("yx"), (1, 1, 1, 9, 9), "float32")
+            level.write(Box.whole(level.shape), np.ones(level.shape, "float32"))
+        images.append(ImageMetadata(name, Axes.of("yx"), nested=(ImageMetadata(f"{name}/weights", Axes.of("yx")),)))
+    new.finish(images, {})
+    for name in ("a", "b"):
+        yaozarrs.validate_zarr_store(str(new.path / name))
+        yaozarrs.validate_zarr_store(str(new.path / name / "weights"))
+    assert store.open_store(new.path / "a" / "weights").images[0].level.shape == (1, 1, 1, 9, 9)
+
+
+def test_pixels_of_all_levels_lie_in_the_same_place():
+    axes = Axes.of("zyx", {"z": 3.0, "y": 0.5, "x": 0.25})
+    (multiscale,) = ImageMetadata("", axes, 4).ome(3)["multiscales"]
+    for k, dataset in enumerate(multiscale["datasets"]):
+        scale, shift = dataset["coordinateTransformations"]
+        for i in range(3):
+            covered = np.arange(2**k) + i * 2**k  # pixels of level 0 along y or x
+            centre = [i * 3.0, covered.mean() * 0.5, covered.mean() * 0.25]
+            found = np.array(scale["scale"]) * i + np.array(shift["translation"])
+            np.testing.assert_allclose(found, centre)
+
+
+def test_units_that_are_not_known_are_left_out():
+    (multiscale,) = ImageMetadata("", Axes.of("tcyx", {}, {"y": "um"})).ome(3)["multiscales"]
+    assert multiscale["axes"] == [
+        {"name": "t", "type": "time"},
+        {"name": "c", "type": "channel"},
+        {"name": "y", "type": "space", "unit": "micrometer"},
+        {"name": "x", "type": "space"},
+    ]
