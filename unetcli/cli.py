@@ -18,6 +18,7 @@ from typing import Annotated, Any, Optional, get_args, get_type_hints
 
 import click
 import typer
+import typer.core
 from typer import Argument, Option
 
 from unetcli import __version__
@@ -66,6 +67,23 @@ class Common:
     debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False
 
 
+class _ManyLabels(typer.core.TyperCommand):
+    """A command whose ``--labels`` takes all paths up to the next option, as a shell's ``labels/*.png`` gives them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--labels" in args:
+            first = args.index("--labels") + 1
+            end = next((i for i in range(first, len(args)) if args[i].startswith("-")), len(args))
+            # Where no image comes before, the paths after the first are the images.
+            end = end if first > 1 else min(end, first + 1)
+            args = [*args[:first], *args[first : first + 1], *_each("--labels", args[first + 1 : end]), *args[end:]]
+        return super().parse_args(ctx, args)
+
+
+def _each(flag: str, values: list[str]) -> list[str]:
+    return [part for value in values for part in (flag, value)]
+
+
 def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as a command; the settings of a config, and the common options, become its options.
 
@@ -91,7 +109,7 @@ def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         run.__doc__ = function.__doc__
-        app.command(name)(run)
+        app.command(name, cls=_ManyLabels)(run)
         return function
 
     return register

@@ -18,12 +18,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 UNITS = {"t": "second", "z": "um", "y": "um", "x": "um"}
 SCALE = {"t": 30.0, "z": 2.0, "y": 0.5, "x": 0.25}
 SIZES = {"t": 2, "c": 3, "z": 2, "y": 37, "x": 21}
+TWO = {0: "background", 1: "cell"}
 CASES = [
-    pytest.param("yx", {}, id="plane without classes"),
-    pytest.param("yx", {0: "background", 1: "cell"}, id="plane with classes"),
-    pytest.param("cyx", {0: "background", 1: "nucleus", 2: "membrane"}, id="colour"),
-    pytest.param("zyx", {}, id="volume"),
-    pytest.param("tczyx", {0: "background", 1: "cell"}, id="all axes"),
+    pytest.param([""], "yx", {}, id="plane without classes"),
+    pytest.param([""], "cyx", {0: "background", 1: "nucleus", 2: "membrane"}, id="colour"),
+    pytest.param([""], "tczyx", TWO, id="all axes"),
+    pytest.param(["a", "b"], "yx", TWO, id="planes"),
+    pytest.param(["a", "b"], "zyx", {}, id="volumes without classes"),
 ]
 FORMATS = pytest.mark.parametrize("zarr_format", [3, 2], ids=["0.5", "0.4"])
 
@@ -60,8 +61,7 @@ def write(path, names, axis_names, classes, zarr_format):
 
 
 @FORMATS
-@pytest.mark.parametrize("names", [("",), ("a", "b")], ids=["image", "collection"])
-@pytest.mark.parametrize(("axis_names", "classes"), CASES)
+@pytest.mark.parametrize(("names", "axis_names", "classes"), CASES)
 def test_validators_accept_it(tmp_path, names, axis_names, classes, zarr_format):
     yaozarrs = pytest.importorskip("yaozarrs")
     ome_zarr_models = pytest.importorskip("ome_zarr_models")
@@ -70,9 +70,9 @@ def test_validators_accept_it(tmp_path, names, axis_names, classes, zarr_format)
 
     path = tmp_path / "cells.zarr"
     write(path, names, axis_names, classes, zarr_format)
-    if names != ("",):
+    if names != [""]:
         (Collection05 if zarr_format == 3 else Collection04).from_zarr(zarr.open_group(path, mode="r"))
-    if names == ("",) or zarr_format == 3:  # the root of a collection of 0.4 has no version to tell it by
+    if names == [""] or zarr_format == 3:  # the root of a collection of 0.4 has no version to tell it by
         yaozarrs.validate_zarr_store(str(path))
     for name in names:
         yaozarrs.validate_zarr_store(str(path / name))
@@ -82,15 +82,16 @@ def test_validators_accept_it(tmp_path, names, axis_names, classes, zarr_format)
 
 
 @FORMATS
-@pytest.mark.parametrize("names", [("",), ("a", "b")], ids=["image", "collection"])
-@pytest.mark.parametrize("axis_names", ["yx", "tczyx"])
+@pytest.mark.parametrize(
+    ("names", "axis_names"), [([""], "tczyx"), (["a", "b"], "yx")], ids=["image", "collection"]
+)
 def test_readers_see_the_same_pixels(tmp_path, names, axis_names, zarr_format):
     pytest.importorskip("ome_zarr")
     from ome_zarr.io import parse_url
     from ome_zarr.reader import Reader
 
     path = tmp_path / "cells.zarr"
-    pixels = write(path, names, axis_names, {0: "background", 1: "cell"}, zarr_format)
+    pixels = write(path, names, axis_names, TWO, zarr_format)
     for name in names:
         image, _, labels = list(Reader(parse_url(str(path / name), mode="r"))())
         assert "".join(a["name"] for a in image.metadata["axes"]) == axis_names

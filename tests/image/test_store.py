@@ -153,12 +153,13 @@ def test_a_level_goes_to_another_process(tmp_path):
     np.testing.assert_array_equal(whole(pickle.loads(pickle.dumps(level))), random_pixels(level.shape))
 
 
-@FORMATS
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+@pytest.mark.parametrize(
+    ("damage", "zarr_format"), [("cut", 3), ("flipped", 3), ("cut", 2), ("flipped", 2), ("empty", 2)]
+)
 @pytest.mark.usefixtures("small_shards")
 def test_damaged_bytes_are_not_pixels(tmp_path, damage, zarr_format):
     path = make(tmp_path / "a.zarr", zarr_format=zarr_format, pixels=random_pixels((1, 1, 1, 8, 8)))
-    (file, *_) = [p for p in sorted((path / "0").rglob("*")) if p.is_file() and p.name not in ("zarr.json", ".zarray")]
+    (file, *_) = [p for p in sorted((path / "0").rglob("*")) if p.is_file() and not p.name.startswith((".z", "zarr"))]
     content = bytearray(file.read_bytes())
     content[len(content) // 3] ^= 0xFF
     file.write_bytes({"cut": content[: len(content) // 2], "flipped": content, "empty": b""}[damage])
@@ -513,9 +514,8 @@ def test_broken_stores_are_refused(name, said):
 
 
 @needs_data
-@pytest.mark.parametrize("name", ["A/1/1", "A/3/0"])
-def test_broken_labels_are_refused_when_asked_for(name):
-    (image,) = open_store(DATA / PLATE / name).images
+def test_broken_labels_are_refused_when_asked_for():
+    (image,) = open_store(DATA / PLATE / "A" / "3" / "0").images
     with pytest.raises(InputError, match="annotations"):
         whole(image.labels("annotations"))
 
