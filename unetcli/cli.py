@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional, get_args, get_type_hints
 
-import click
 import typer
 import typer.core
 from typer import Argument, Option
@@ -33,7 +32,7 @@ from unetcli.config import (
     WeightsConfig,
     with_preset,
 )
-from unetcli.errors import ConfigError, InputError, UnetcliError
+from unetcli.errors import ConfigError, InputError, Interrupted, UnetcliError, Unfinished
 from unetcli.progress import Progress
 
 app = typer.Typer(
@@ -70,7 +69,7 @@ class Common:
 class _ManyLabels(typer.core.TyperCommand):
     """A command whose ``--labels`` takes all paths up to the next option, as a shell's ``labels/*.png`` gives them."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer brings its own click
         if "--labels" in args:
             first = args.index("--labels") + 1
             end = next((i for i in range(first, len(args)) if args[i].startswith("-")), len(args))
@@ -103,7 +102,11 @@ def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[
             common = Common(**{p.name: values.pop(p.name) for p in shared})
             given = {p.name: v for p in settings if (v := values.pop(p.name)) is not None}
             _start_logging(common)
-            _print_result(name, function(**values, given=given, common=common), common)
+            try:
+                result = function(**values, given=given, common=common)
+            except KeyboardInterrupt:
+                raise Interrupted("the work so far is saved", fix="run the same command again: it continues") from None
+            _print_result(name, result, common)
 
         parameters = [*own, *settings, *shared]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -442,14 +445,11 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("NUMBA_CACHE_DIR", str(cache))
     debug = "--debug" in (sys.argv if arguments is None else arguments)
     try:
-        return int(app(arguments, standalone_mode=False) or 0)
+        app(arguments)
+    except SystemExit as done:  # typer's own way to end: after --help, or wrong usage
+        return int(done.code or 0)
     except UnetcliError as error:
         return _fail(str(error), error.exit_code, fix=error.fix, debug=debug)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; the work so far is saved", 130, fix="run the same command again: it continues")
     except MemoryError:
         return _fail("out of memory", 5, fix="fewer --workers", debug=debug)
     except OSError as error:
@@ -463,6 +463,7 @@ def main(arguments: list[str] | None = None) -> int:
         if error.filename is None:
             raise
         return _fail(f"{error.filename}: {error.strerror}", 3, debug=debug)
+    return 0
 
 
 def _fail(message: str, code: int, *, fix: str | None = None, debug: bool = False) -> int:
@@ -471,7 +472,7 @@ def _fail(message: str, code: int, *, fix: str | None = None, debug: bool = Fals
         import traceback
 
         traceback.print_exc()
-    kind = "stopped" if code in (75, 130) else "error"
+    kind = "stopped" if code in (Unfinished.exit_code, Interrupted.exit_code) else "error"
     print(f"{kind}: {message}", file=sys.stderr)
     if fix:
         print(f"  fix: {fix}", file=sys.stderr)

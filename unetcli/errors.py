@@ -55,3 +55,9 @@ class Unfinished(UnetcliError):  # noqa: N818 - not an error: stopped in time, n
     """Stopped in time with the work so far saved; the same command continues."""
 
     exit_code = 75
+
+
+class Interrupted(Unfinished):
+    """Stopped by Ctrl-C; the same command continues."""
+
+    exit_code = 130
