@@ -19,6 +19,8 @@ class ImageMetadata:
         Path of the group within the store (or within ``labels``); empty for the store itself.
     axes
         Axes of level 0.
+    name
+        What it is called; by default the last part of the group.
     n_levels
         Number of levels, each half as large as the one before along y and x.
     channels
@@ -37,6 +39,7 @@ class ImageMetadata:
 
     group: str
     axes: Axes
+    name: str = ""
     n_levels: int = 1
     channels: tuple[str, ...] = ()
     window: tuple[float, float] | None = None
@@ -50,7 +53,7 @@ class ImageMetadata:
         version = {"version": "0.4"} if zarr_format == 2 else {}
         multiscale = {
             **version,
-            "name": self.group.rpartition("/")[2] or "image",
+            "name": self.name or self.group.rpartition("/")[2],
             "axes": [
                 {"name": a, "type": TYPES[a], **({"unit": unit} if unit else {})}
                 for a, unit in zip(self.axes.names, self.axes.units, strict=True)

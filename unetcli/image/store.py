@@ -215,7 +215,8 @@ def open_store(path: Path) -> Store:
     ours = attributes.get("unetcli", {})
     ome = attributes.get("ome", attributes)
     if "multiscales" in ome:
-        return Store(path, (_open_image(path, stem(path.name)),), ours)
+        name = ome["multiscales"][0].get("name") if ours else None  # our own stores remember what they were made of
+        return Store(path, (_open_image(path, name or stem(path.name)),), ours)
     names = _series(path, ome)
     return Store(path, tuple(_open_image(path / name, name) for name in names), ours)
 

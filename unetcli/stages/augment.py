@@ -95,7 +95,7 @@ def run(
         ]
         map_tiles(lambda _, *blocks: blocks, works, store.ledger, read=_read, workers=workers, progress=progress)
         write_atomically(out / "parameters.csv", _parameters(names, samples))
-        metadata = [_metadata(dataset, group, sample) for group, sample in zip(groups, samples, strict=True)]
+        metadata = [_metadata(dataset, *parts) for parts in zip(groups, names, samples, strict=True)]
         store.finish(metadata, {"data": {**dataset.store.attributes["data"], "ndim": ndim, "validation": {}}})
     if preview is not None:
         mean, std = dataset.normalization()
@@ -182,7 +182,7 @@ def _to_dtype(values: Block, dtype: np.dtype[Any]) -> Block:
     return np.rint(values).clip(limits.min, limits.max).astype(dtype)
 
 
-def _metadata(dataset: Dataset, group: str, sample: Sample) -> ImageMetadata:
+def _metadata(dataset: Dataset, group: str, name: str, sample: Sample) -> ImageMetadata:
     classes = dict(enumerate(dataset.classes))
     views = _views(dataset, sample)
     named = {TRUTH: classes if dataset.label_kind == "classes" else {}, TARGET: classes}
@@ -192,7 +192,7 @@ def _metadata(dataset: Dataset, group: str, sample: Sample) -> ImageMetadata:
         if f"labels/{label}" in views
     )
     nested = (ImageMetadata(f"{group}/{WEIGHTS}".strip("/"), views[WEIGHTS].axes),) if WEIGHTS in views else ()
-    return ImageMetadata(group, views[""].axes, labels=labels, nested=nested)
+    return ImageMetadata(group, views[""].axes, name, labels=labels, nested=nested)
 
 
 def _parameters(names: Sequence[str], samples: Sequence[Sample]) -> str:

@@ -314,10 +314,12 @@ def _finish(
     )
     metadata = []
     for group, item in zip(collection_groups(i.name for i in items), items, strict=True):
-        image = ImageMetadata(group, item.axes, len(level_shapes(item.image.shape)), channels=channels, window=window)
+        n_levels = len(level_shapes(item.image.shape))
+        image = ImageMetadata(group, item.axes, item.name, n_levels, channels, window)
         if label_map:
             named = dict(enumerate(label_map.names)) if label_map.kind == "classes" else {}
-            truth = ImageMetadata(TRUTH, item.axes.without_channels(), image.n_levels, classes=named, source="../../")
+            axes = item.axes.without_channels()
+            truth = ImageMetadata(TRUTH, axes, n_levels=n_levels, classes=named, source="../../")
             image = replace(image, labels=(truth,))
         metadata.append(image)
     described = {

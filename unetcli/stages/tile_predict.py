@@ -287,10 +287,9 @@ def _finish(store: NewStore, groups: dict[str, Image], header: ModelHeader, *, o
         if of_classes:
             classes = dict(enumerate(header.classes))
             n_levels = len(level_shapes(image.level.shape))
-            metadata.append(ImageMetadata(group, image.axes.without_channels(), n_levels, classes=classes))
+            metadata.append(ImageMetadata(group, image.axes.without_channels(), image.name, n_levels, classes=classes))
         else:
-            metadata.append(
-                ImageMetadata(group, image.axes.with_channels(), channels=header.classes, window=(0.0, 1.0))
-            )
+            axes = image.axes.with_channels()
+            metadata.append(ImageMetadata(group, axes, image.name, channels=header.classes, window=(0.0, 1.0)))
     kind = "mask" if of_classes else "probabilities"
     store.finish(metadata, {"prediction": {"kind": kind, "classes": header.classes}})

@@ -79,8 +79,8 @@ def run(
         job.write_weights(pairs, balance)
         classes = dict(enumerate(dataset.classes))
         metadata = [
-            ImageMetadata(group, truth.axes, labels=(ImageMetadata(TARGET, truth.axes, classes=classes),))
-            for group, (truth, _) in pairs.items()
+            ImageMetadata(group, truth.axes, image.name, labels=(ImageMetadata(TARGET, truth.axes, classes=classes),))
+            for image, (group, (truth, _)) in zip(dataset.images, pairs.items(), strict=True)
         ]
         shares = (counts / counts.sum()).tolist()
         described = {"classes": dataset.classes, "balance": balance.tolist(), "shares": shares, "ndim": ndim}
