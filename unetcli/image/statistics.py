@@ -1,9 +1,9 @@
-"""Gray-value statistics of a whole collection, in one streamed pass."""
+"""Gray-value statistics of a whole collection, streamed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -16,35 +16,7 @@ from unetcli.image.tiling import Tile
 BINS = 65_536
 PERCENTILES = (0.1, 1.0, 50.0, 99.0, 99.9)
 
-
-@dataclass(frozen=True)
-class Table:
-    """Histogram and moments of some pixels, for each channel; tables add up.
-
-    Parameters
-    ----------
-    counts : (c, BINS) int64
-        Histogram.
-    total, squares : (c,) float64
-        Sums of values and of squared values.
-    low, high : (c,) float64
-        Smallest and largest value.
-    """
-
-    counts: NDArray[np.int64]
-    total: NDArray[np.float64]
-    squares: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-
-    def __add__(self, other: Table) -> Table:
-        return Table(
-            self.counts + other.counts,
-            self.total + other.total,
-            self.squares + other.squares,
-            np.minimum(self.low, other.low),
-            np.maximum(self.high, other.high),
-        )
+Block = NDArray[Any]
 
 
 def statistics(
@@ -52,9 +24,9 @@ def statistics(
 ) -> list[dict[str, Any]]:
     """Measure mean, standard deviation, range and percentiles of each channel over all tiles.
 
-    Integers of up to 16 bits have exact percentiles. For other types the first pass finds the range and a
-    second one counts `BINS` bins in it: percentiles are off by at most a `BINS`-th of the range, and
-    ``percentile_error`` says how much that is.
+    Integers of up to 16 bits are counted value by value, in one pass, and everything is exact. For other types
+    a first pass takes moments and range, and a second one counts `BINS` bins of the range: percentiles
+    are off by at most a bin, and ``percentile_error`` says how wide that is.
 
     Raises
     ------
@@ -63,56 +35,92 @@ def statistics(
     """
     works = list(works)
     dtype = works[0].sources[0].dtype
+    run = partial(_tables, works=works, workers=workers, progress=progress)
     exact = dtype.kind in "bui" and dtype.itemsize <= 2
-    origin, width = (float(np.iinfo(dtype).min), 1.0) if exact and dtype.kind != "b" else (0.0, 1.0)
-    if not exact:
-        rough = _measure(works, origin, np.inf, workers, progress)
-        origin, width = (
-            float(rough.low.min()),
-            max(float(rough.high.max() - rough.low.min()) / (BINS - 1), 1e-30),
-        )
-    table = _measure(works, origin, width, workers, progress)
-    return [_describe(table, c, origin, width, exact) for c in range(len(table.total))]
+    if exact:
+        origin, width = int(np.iinfo(dtype).min) if dtype.kind == "i" else 0, 1.0
+        counts = _sum(run(partial(_counts, origin=origin, width=None)))
+        moments = np.stack([_moments_of_counts(c, origin + np.arange(BINS)) for c in counts])
+    else:
+        moments = reduce(_join_moments, run(_moments))
+        origin = moments[:, 3].min()
+        width = max((moments[:, 4].max() - origin) / (BINS - 1), 1e-30)
+        counts = _sum(run(partial(_counts, origin=origin, width=width)))
+    return [_describe(c, m, origin, width, 0.0 if exact else width) for c, m in zip(counts, moments, strict=True)]
 
 
-def _measure(works: list[Work], origin: float, width: float, workers: int | None, progress: Progress) -> Table:
-    def measure(tile: Tile, block: NDArray[Any]) -> Table:
-        channels = block.swapaxes(0, 1).reshape(block.shape[1], -1)
-        if channels.dtype.kind == "f" and not (finite := np.isfinite(channels)).all():
-            raise InputError(
-                f"{works[0].sources[0].name}: {int((~finite).sum())} values are NaN or infinite at {tile.core}; "
-                "expected finite gray values"
-            )
-        values = channels.astype(np.float64)
-        bins = ((values - origin) / width).astype(np.int64)
-        return Table(
-            np.stack([np.bincount(b, minlength=BINS) for b in bins]),
-            values.sum(axis=1),
-            (values**2).sum(axis=1),
-            values.min(axis=1),
-            values.max(axis=1),
-        )
-
-    tables = reduce_tiles(measure, works, workers=workers, progress=progress)
-    result = next(tables)
-    for table in tables:
-        result = result + table
-    return result
+def _tables(
+    function: Callable[..., NDArray[Any]], works: list[Work], workers: int | None, progress: Progress
+) -> Iterator[NDArray[Any]]:
+    """Yield the table of each tile; say in which image an error is."""
+    tables = reduce_tiles(function, works, workers=workers, progress=progress)
+    for work in works:
+        try:
+            yield next(tables)
+        except InputError as error:
+            raise InputError(f"{work.sources[0].name}: {error}", fix=error.fix) from error
 
 
-def _describe(table: Table, channel: int, origin: float, width: float, exact: bool) -> dict[str, Any]:
-    counts = table.counts[channel]
-    n = int(counts.sum())
-    mean = table.total[channel] / n
-    variance = max(table.squares[channel] / n - mean**2, 0.0)
+def _sum(tables: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return reduce(np.add, tables)
+
+
+def _channels(block: Block) -> list[Block]:
+    """Return the pixels of each channel of a (t, c, z, y, x) block."""
+    return [block[:, c].ravel() for c in range(block.shape[1])]
+
+
+def _counts(_: Tile, block: Block, *, origin: float, width: float | None) -> NDArray[np.int64]:
+    """Count the pixels in each bin, (c, BINS)."""
+    return np.stack([np.bincount(_bins(values, origin, width), minlength=BINS) for values in _channels(block)])
+
+
+def _bins(values: Block, origin: float, width: float | None) -> Block:
+    if width is None:  # integers: a bin for each value
+        return values.astype(np.int32) - int(origin)
+    return ((values - np.float64(origin)) / width).astype(np.int32)
+
+
+def _moments(tile: Tile, block: Block) -> NDArray[np.float64]:
+    """Return number, mean, sum of squared deviations, least and largest value of each channel, (c, 5)."""
+    if block.dtype.kind == "f" and not np.isfinite(block).all():
+        n = int((~np.isfinite(block)).sum())
+        raise InputError(f"{n} values are NaN or infinite at {tile.core}; expected finite gray values")
+    rows = []
+    for values in _channels(block):
+        mean = values.mean(dtype=np.float64)
+        rows.append((values.size, mean, np.square(values - mean).sum(), values.min(), values.max()))
+    return np.array(rows, dtype=np.float64)
+
+
+def _join_moments(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Join the moments of two parts without the cancellation of plain sums (Chan, Golub, LeVeque 1979)."""
+    n = a[:, 0] + b[:, 0]
+    shift = b[:, 1] - a[:, 1]
+    mean = a[:, 1] + shift * b[:, 0] / n
+    deviations = a[:, 2] + b[:, 2] + shift**2 * a[:, 0] * b[:, 0] / n
+    return np.column_stack([n, mean, deviations, np.minimum(a[:, 3], b[:, 3]), np.maximum(a[:, 4], b[:, 4])])
+
+
+def _moments_of_counts(counts: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the same as `_moments` from a histogram with a bin for each value."""
+    n, present = counts.sum(), values[counts > 0]
+    mean = (counts * values).sum() / n
+    return np.array([n, mean, (counts * (values - mean) ** 2).sum(), present.min(), present.max()], dtype=np.float64)
+
+
+def _describe(
+    counts: NDArray[np.int64], moments: NDArray[np.float64], origin: float, width: float, error: float
+) -> dict[str, Any]:
+    n, mean, deviations, low, high = moments.tolist()
     cumulative = np.cumsum(counts)
     at = [int(np.searchsorted(cumulative, p / 100 * n)) for p in PERCENTILES]
     return {
-        "mean": float(mean),
-        "std": float(np.sqrt(variance)),
-        "min": float(table.low[channel]),
-        "max": float(table.high[channel]),
-        "percentiles": {f"{p:g}": origin + width * b for p, b in zip(PERCENTILES, at, strict=True)},
-        "percentile_error": 0.0 if exact else width,
-        "pixels": n,
+        "mean": mean,
+        "std": float(np.sqrt(deviations / n)),
+        "min": low,
+        "max": high,
+        "percentiles": {f"{p:g}": float(origin + width * b) for p, b in zip(PERCENTILES, at, strict=True)},
+        "percentile_error": error,
+        "pixels": int(n),
     }
