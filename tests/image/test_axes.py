@@ -14,7 +14,10 @@ COMBINATIONS = ["".join(extra) + "yx" for n in range(4) for extra in itertools.c
 def test_expand_fills_up_and_keep_picks_out(names):
     axes, sizes = Axes.of(names), tuple(range(3, 3 + len(names)))
     expanded = axes.expand(sizes)
-    assert dict(zip(AXES, expanded, strict=True)) == {**dict.fromkeys(AXES, 1), **dict(zip(names, sizes, strict=True))}
+    assert dict(zip(AXES, expanded, strict=True)) == {
+        **dict.fromkeys(AXES, 1),
+        **dict(zip(names, sizes, strict=True)),
+    }
     assert axes.keep(expanded) == sizes
 
 

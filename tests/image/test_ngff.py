@@ -82,9 +82,7 @@ def test_validators_accept_it(tmp_path, names, axis_names, classes, zarr_format)
 
 
 @FORMATS
-@pytest.mark.parametrize(
-    ("names", "axis_names"), [([""], "tczyx"), (["a", "b"], "yx")], ids=["image", "collection"]
-)
+@pytest.mark.parametrize(("names", "axis_names"), [([""], "tczyx"), (["a", "b"], "yx")], ids=["image", "collection"])
 def test_readers_see_the_same_pixels(tmp_path, names, axis_names, zarr_format):
     pytest.importorskip("ome_zarr")
     from ome_zarr.io import parse_url

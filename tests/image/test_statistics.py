@@ -87,7 +87,8 @@ def test_the_error_of_percentiles_is_small_and_said():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "offset"), [("uint32", 4_000_000_000), ("int32", -2_000_000_000), ("float64", 1e9), ("float32", 1e5)]
+    ("dtype", "offset"),
+    [("uint32", 4_000_000_000), ("int32", -2_000_000_000), ("float64", 1e9), ("float32", 1e5)],
 )
 def test_a_small_spread_on_a_large_offset(dtype, offset):
     image = (offset + np.random.default_rng(0).integers(0, 7, (1, 1, 1, 40, 50))).astype(dtype)

@@ -117,7 +117,11 @@ def test_layout(shape, chunk, shard):
 def test_shards_are_made_of_whole_chunks_and_nest(shape):
     layout, other = Layout.of(shape), Layout.of((shape[0], 1, *shape[2:]))
     assert all(s % c == 0 for s, c in zip(layout.shard, layout.chunk, strict=True))
-    assert all(max(a, b) % min(a, b) == 0 for a, b in zip(layout.shard[2:], other.shard[2:], strict=True) if min(a, b) < shape[2])
+    assert all(
+        max(a, b) % min(a, b) == 0
+        for a, b in zip(layout.shard[2:], other.shard[2:], strict=True)
+        if min(a, b) < shape[2]
+    )
 
 
 @pytest.mark.parametrize(
@@ -578,7 +582,15 @@ def test_a_list_of_labels_that_can_not_be_is_refused(tmp_path, labels):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\x00\xff\x12", b"[1]", b"null", b'{"attributes": null}', b"version https://git-lfs.github.com/spec/v1"],
+    [
+        b"",
+        b"{",
+        b"\x00\xff\x12",
+        b"[1]",
+        b"null",
+        b'{"attributes": null}',
+        b"version https://git-lfs.github.com/spec/v1",
+    ],
 )
 @pytest.mark.parametrize("file", ["zarr.json", ".zattrs"])
 def test_metadata_that_are_not_metadata_are_refused(tmp_path, file, content):

@@ -77,7 +77,13 @@ def test_any_number_of_threads_equals_the_whole_image(tmp_path, drive, workers, 
     out = target(tmp_path / "out")
     grid = TileGrid(SHAPE, out.shard, (0, 0, 0, 2, 1))
     assert len(grid) > 10
-    drive(blur, work_on("a", grid, [Pixels(image())], [out]), Ledger(tmp_path / "o", {}), read=read, workers=workers)
+    drive(
+        blur,
+        work_on("a", grid, [Pixels(image())], [out]),
+        Ledger(tmp_path / "o", {}),
+        read=read,
+        workers=workers,
+    )
     padded = np.pad(image(), ((0, 0), (0, 0), (0, 0), (2, 2), (1, 1)), mode=mode)
     np.testing.assert_array_equal(whole(out), blur(None, padded))
 

@@ -1,0 +1,60 @@
+"""The device asked for is the one taken, or an error."""
+
+import logging
+
+import pytest
+import torch
+
+from unetcli.errors import DeviceError
+from unetcli.models.device import choose_device
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """Pretend that there are so many CUDA devices."""
+
+    def pretend(n):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: n > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "A Fine Device")
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("n", "name", "expected"),
+    [
+        (0, "cpu", "cpu"),
+        (0, "auto", "cpu"),
+        (1, "auto", "cuda"),
+        (1, "cpu", "cpu"),
+        (1, "cuda", "cuda"),
+        (2, "cuda:1", "cuda:1"),
+    ],
+)
+def test_is_taken(devices, n, name, expected):
+    devices(n)
+    assert choose_device(name) == torch.device(expected)
+
+
+@pytest.mark.parametrize(("n", "said"), [(0, "cpu (no CUDA device found)"), (1, "A Fine Device")])
+def test_auto_says_what_it_takes(devices, caplog, n, said):
+    devices(n)
+    with caplog.at_level(logging.INFO, "unetcli"):
+        choose_device("auto")
+    assert caplog.messages == [f"device: {said}"]
+
+
+@pytest.mark.parametrize(("n", "name"), [(0, "cuda"), (0, "cuda:0"), (1, "cuda:1"), (2, "cuda:7")])
+def test_a_cuda_device_that_is_not_there_is_an_error_never_the_cpu(devices, n, name):
+    devices(n)
+    with pytest.raises(DeviceError, match=f"--device {name}: there are {n} CUDA devices") as caught:
+        choose_device(name)
+    assert "--device cpu" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "CUDA", "cuda:x", "cuda:-1", "0", "meta", "xla"])
+def test_what_is_no_device_is_refused(devices, name):
+    devices(1)
+    with pytest.raises(DeviceError, match="expected auto, cpu, cuda or cuda:N"):
+        choose_device(name)

@@ -1,0 +1,191 @@
+"""A region computed tile by tile equals one pass over the whole."""
+
+import pytest
+import torch
+
+from unetcli.models import build_model
+from unetcli.models.geometry import geometry_of
+from unetcli.models.overlap_tile import VIEWS, aligned, context, predict_core, predict_views, read_extent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small tensors are faster without threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+PARAMETERS = {"ndim": 2, "channels": 2, "classes": 3, "skip": "concat", "dropout": 0.5}
+
+
+def make(padding, depth, norm="batch", skip="concat"):
+    """Make a network with tiny widths, random parameters and random running statistics."""
+    torch.manual_seed(0)
+    features = tuple(range(3, 4 + depth))
+    parameters = {**PARAMETERS, "padding": padding, "features": features, "norm": norm, "skip": skip}
+    network, geometry = build_model("unet", parameters), geometry_of("unet", parameters)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    return network.eval(), geometry
+
+
+def whole_pass(network, geometry, image, first, core):
+    """Compute a core that starts at `first` in one pass over the whole image, which reaches far past it."""
+    height, width = (geometry.next_legal(n - geometry.stride + 1) for n in image.shape[1:])
+    with torch.inference_mode():
+        probabilities = network(image[None, :, :height, :width])[0].softmax(0)
+    at = first - geometry.margin
+    assert at % geometry.stride == 0
+    return probabilities[:, at : at + core[0], at : at + core[1]]
+
+
+def large_image(geometry, core):
+    """Make an image with much more context around the core than is needed, and say where the core starts."""
+    far = geometry.halo + aligned(geometry, geometry.halo)
+    sizes = [geometry.next_legal(far + aligned(geometry, n) + 2 * far) for n in core]
+    return torch.randn(2, *sizes), far
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(
+    ("depth", "core", "steps"),
+    [
+        (2, (37, 50), (8, 20, 52)),
+        (2, (1, 3), (4,)),
+        (3, (24, 41), (16, 48)),
+        (4, (17, 32), (16, 32)),
+    ],
+    ids=["depth 2", "tiny core", "depth 3", "depth 4"],
+)
+def test_any_step_equals_the_whole(padding, depth, core, steps):
+    network, geometry = make(padding, depth)
+    image, first = large_image(geometry, core)
+    expected = whole_pass(network, geometry, image, first, core)
+    assert expected.shape == (3, *core)
+    for step in steps:
+        start = first - geometry.halo
+        extents = [read_extent(geometry, n, step) for n in core]
+        block = image[:, start : start + extents[0], start : start + extents[1]]
+        with torch.inference_mode():
+            found = predict_core(network, geometry, block, core, step)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("norm", "skip"), [("none", "concat"), ("none", "add"), ("batch", "add")])
+def test_variants_have_no_seams(norm, skip):
+    network, geometry = make("same", 2, norm, skip)
+    image, first = large_image(geometry, (19, 30))
+    expected = whole_pass(network, geometry, image, first, (19, 30))
+    block = image[:, first - geometry.halo :, first - geometry.halo :]
+    with torch.inference_mode():
+        found = predict_core(network, geometry, block, (19, 30), 8)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_core_off_the_stride_would_differ():
+    """Shows that the tests above can fail: this is what alignment is for."""
+    network, geometry = make("same", 2)
+    image, first = large_image(geometry, (16, 16))
+    expected = whole_pass(network, geometry, image, first, (16, 16))
+    start = first - geometry.halo + 1
+    with torch.inference_mode():
+        found = predict_core(network, geometry, image[:, start:, start:], (15, 15), 8)
+    assert float((found - expected[:, 1:, 1:]).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("core", [1, 4, 13, 40])
+@pytest.mark.parametrize("step", [12, 64])
+def test_what_is_read_is_enough_and_is_all_used(padding, core, step):
+    _, geometry = make(padding, 2)
+    sizes = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, tile):
+            assert all(geometry.is_legal(n) for n in tile.shape[2:])
+            sizes.append(tile.storage_offset() % tile.stride(2) + tile.shape[3])
+            height, width = (n - 2 * geometry.margin for n in tile.shape[2:])
+            return torch.zeros(1, 2, height, width)
+
+    extent = read_extent(geometry, core, step)
+    predict_core(Spy(), geometry, torch.zeros(2, extent, extent), (core, core), step)
+    assert max(sizes) == extent
+
+
+def test_results_are_probabilities():
+    network, geometry = make("same", 2)
+    extent = read_extent(geometry, 10, 8)
+    with torch.inference_mode():
+        found = predict_core(network, geometry, torch.randn(2, extent, extent), (10, 10), 8)
+    assert found.dtype == torch.float32
+    assert (found >= 0).all()
+    torch.testing.assert_close(found.sum(0), torch.ones(10, 10))
+
+
+# ------------------------------------------------------------------------------------------- views
+
+
+def with_context(geometry, image, at, core, step):
+    """Cut a core, rounded up to the stride, with its context out of an image; `at` counts from the middle part."""
+    around = context(geometry, core, step)
+    (y, x), (height, width) = at, (aligned(geometry, n) for n in core)
+    return image[:, y - around : y + height + around, x - around : x + width + around]
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("views", VIEWS.values(), ids=VIEWS)
+def test_views_of_any_step_and_tiling_are_the_same(padding, views):
+    network, geometry = make(padding, 2)
+    image, at, core = torch.randn(2, 200, 200), 80, (20, 31)
+    with torch.inference_mode():
+        block = with_context(geometry, image, (at, at), core, 64)
+        expected = predict_views(network, geometry, block, core, 64, views)
+        block = with_context(geometry, image, (at, at), core, 8)
+        found = predict_views(network, geometry, block, core, 8, views)
+        part = with_context(geometry, image, (at + 8, at + 16), (12, 15), 8)
+        inner = predict_views(network, geometry, part, (12, 15), 8, views)
+    assert expected.shape == (3, *core)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(inner, expected[:, 8:, 16:], atol=1e-5, rtol=0)
+
+
+def test_one_view_is_the_image_as_it_is():
+    network, geometry = make("same", 2)
+    image, core = torch.randn(2, 200, 200), (20, 31)
+    block = with_context(geometry, image, (80, 80), core, 8)
+    plain = image[:, 80 - geometry.halo :, 80 - geometry.halo :]
+    with torch.inference_mode():
+        found = predict_views(network, geometry, block, core, 8, VIEWS["none"])
+        torch.testing.assert_close(found, predict_core(network, geometry, plain, core, 8), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("flipped", [False, True])
+def test_all_views_turn_with_the_image(turns, flipped):
+    network, geometry = make("same", 2)
+    block = with_context(geometry, torch.randn(2, 200, 200), (80, 80), (20, 24), 12)
+
+    def turn(picture):
+        turned = torch.rot90(picture, turns, (-2, -1))
+        return turned.flip(-1) if flipped else turned
+
+    core = (20, 24) if turns % 2 == 0 else (24, 20)
+    with torch.inference_mode():
+        expected = turn(predict_views(network, geometry, block, (20, 24), 12, VIEWS["d4"]))
+        found = predict_views(network, geometry, turn(block), core, 12, VIEWS["d4"])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_views_are_all_different():
+    picture = torch.arange(6.0).reshape(2, 3)
+    for views, n in ((VIEWS["none"], 1), (VIEWS["flips"], 4), (VIEWS["d4"], 8)):
+        seen = {
+            str((torch.rot90(picture, t, (0, 1)).flip(-1) if f else torch.rot90(picture, t, (0, 1))).tolist())
+            for t, f in views
+        }
+        assert len(seen) == len(views) == n

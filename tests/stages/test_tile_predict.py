@@ -1,0 +1,305 @@
+"""Tiled prediction: the same result for any tiling, number of workers and restart."""
+
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import Stopped, assert_same_files, cells, count_calls, files_of, pixels, run_and_signal, stop_after
+from unetcli.config import PredictConfig, PrepConfig
+from unetcli.errors import ConfigError, GeometryError, InputError, UnetcliError
+from unetcli.image.store import open_store
+from unetcli.models import build_model
+from unetcli.models.checkpoint import ModelHeader, load_model, save_model
+from unetcli.models.geometry import geometry_of
+from unetcli.stages import prep, tile_predict
+
+
+def make_model(path, *, channels=1, classes=2, features=(3, 4, 5), padding="same", norm="none"):
+    """Write a model of random parameters whose output depends on everything that it sees."""
+    parameters = {
+        "ndim": 2, "channels": channels, "classes": classes, "features": list(features), "padding": padding,
+        "norm": norm, "skip": "concat", "dropout": 0.0,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    network = build_model("unet", parameters)
+    header = ModelHeader(
+        "unet", parameters, geometry_of("unet", parameters), tuple(f"class_{i}" for i in range(classes)), channels,
+        (100.0,) * channels, (50.0,) * channels, {"unit": None}, {"version": "test"},
+    )  # fmt: skip
+    save_model(path, network.state_dict(), header)
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "same": make_model(folder / "same.safetensors"),
+        "valid": make_model(folder / "valid.safetensors", padding="valid"),
+        "batch": make_model(folder / "batch.safetensors", norm="batch"),
+        "rgb": make_model(folder / "rgb.safetensors", channels=3),
+        "three classes": make_model(folder / "three.safetensors", classes=3),
+    }
+
+
+def prepared(folder, array, **config):
+    np.save(folder / "image.npy", array)
+    prep.run([folder / "image.npy"], folder / "image.zarr", PrepConfig(**config))
+    return folder / "image.zarr"
+
+
+def whole_image(model, image):
+    """Return the probabilities of one pass over the whole mirrored image (c, y, x)."""
+    network, header = load_model(model)
+    geometry = header.geometry
+    *_, height, width = image.shape
+    extent = [geometry.next_legal(geometry.halo + n + geometry.reach) for n in (height, width)]
+    after = [e - geometry.halo - n for e, n in zip(extent, (height, width), strict=True)]
+    normal = (image.astype(np.float32) - 100) / 50
+    padded = np.pad(normal, [(0, 0), *((geometry.halo, a) for a in after)], mode="reflect")
+    with torch.inference_mode():
+        result = network(torch.from_numpy(padded)[None]).softmax(dim=1)[0].numpy()
+    first = geometry.halo - geometry.margin
+    return result[:, first : first + height, first : first + width]
+
+
+def predict(image, out, model, *, probabilities=None, tile_size=None, **options):
+    config = PredictConfig(tile_size=tile_size)
+    return tile_predict.run(image, out, config, model=model, probabilities=probabilities, device="cpu", **options)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (61, 47), (64, 64), (130, 97)], ids=str)
+@pytest.mark.parametrize("kind", ["same", "valid", "batch", "three classes"])
+def test_equals_the_whole_image_at_once(tmp_path, models, small_tiles, kind, shape):
+    image = cells(shape, 0)[0]
+    data = prepared(tmp_path, image)
+    predict(data, tmp_path / "m", models[kind], probabilities=tmp_path / "p")
+    expected = whole_image(models[kind], image[None])
+    np.testing.assert_allclose(pixels(tmp_path / "p")[0, :, 0], expected, atol=1e-5)
+    np.testing.assert_array_equal(pixels(tmp_path / "m")[0, 0, 0], pixels(tmp_path / "p")[0, :, 0].argmax(axis=0))
+
+
+@pytest.mark.parametrize("kind", ["same", "valid"])
+def test_tile_sizes_agree(tmp_path, models, kind):
+    data = prepared(tmp_path, cells((150, 131), 1)[0])
+    geometry = load_model(models[kind])[1].geometry
+    found = []
+    for step in (1, 3, 100):
+        size = geometry.read_size(step * geometry.stride)
+        out = tmp_path / f"p{step}"
+        predict(data, tmp_path / f"m{step}", models[kind], probabilities=out, tile_size=size)
+        found.append(pixels(out))
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=1e-5)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 3))
+def test_odd_sizes(models, tmp_path_factory, height, width, extra):
+    folder = tmp_path_factory.mktemp("odd")
+    image = cells((height, width), 2)[0]
+    geometry = load_model(models["same"])[1].geometry
+    size = geometry.read_size((1 + extra) * geometry.stride)
+    predict(prepared(folder, image), folder / "m", models["same"], probabilities=folder / "p", tile_size=size)
+    np.testing.assert_allclose(pixels(folder / "p")[0, :, 0], whole_image(models["same"], image[None]), atol=1e-5)
+
+
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path, models, small_tiles):
+    data = prepared(tmp_path, cells((90, 100), 3)[0])
+    for workers in (1, 4):
+        predict(data, tmp_path / f"m{workers}", models["same"], probabilities=tmp_path / f"p{workers}", workers=workers)
+    assert_same_files(tmp_path / "m1", tmp_path / "m4")
+    assert_same_files(tmp_path / "p1", tmp_path / "p4")
+
+
+@pytest.mark.parametrize("with_probabilities", [False, True], ids=["mask", "both"])
+def test_stopped_anywhere_and_called_again_ends_in_the_same_bytes(tmp_path, models, small_tiles, with_probabilities):
+    data = prepared(tmp_path, cells((60, 70), 3)[0])
+
+    def go(name, **options):
+        both = {"probabilities": tmp_path / f"{name}_p"} if with_probabilities else {}
+        predict(data, tmp_path / name, models["same"], **both, **options)
+
+    calls = count_calls(lambda p: go("whole", progress=p))
+    for after in range(0, calls, max(1, calls // 4)):
+        name = f"stopped_{after}"
+        with pytest.raises(Stopped):
+            go(name, progress=stop_after(after))
+        go(name)
+        assert_same_files(tmp_path / name, tmp_path / "whole")
+        if with_probabilities:
+            assert_same_files(tmp_path / f"{name}_p", tmp_path / "whole_p")
+
+
+def test_killed_and_called_again_ends_in_the_same_bytes(tmp_path, models, small_tiles):
+    data, model = prepared(tmp_path, cells((90, 100), 3)[0]), models["same"]
+    predict(data, tmp_path / "whole", model, probabilities=tmp_path / "whole_p")
+    outputs = ["-o", tmp_path / "m", "--probabilities", tmp_path / "m_p"]
+    command = ["tile-predict", data, "--model", model, *outputs, "--device", "cpu"]
+    killed = run_and_signal(signal.SIGKILL, command, after=5, shard=32, chunk=16)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    predict(data, tmp_path / "m", model, probabilities=tmp_path / "m_p")
+    assert_same_files(tmp_path / "m", tmp_path / "whole")
+    assert_same_files(tmp_path / "m_p", tmp_path / "whole_p")
+
+
+@pytest.mark.parametrize("lost", [["m"], ["p", "p.unetcli"], ["p"], ["m", "m.unetcli"]], ids="+".join)
+def test_an_unfinished_output_that_was_removed_is_made_whole(tmp_path, models, small_tiles, lost):
+    data, model = prepared(tmp_path, cells((60, 70), 3)[0]), models["same"]
+    predict(data, tmp_path / "whole", model, probabilities=tmp_path / "whole_p")
+    with pytest.raises(Stopped):
+        predict(data, tmp_path / "m", model, probabilities=tmp_path / "p", progress=stop_after(6))
+    for name in lost:
+        shutil.rmtree(tmp_path / name)
+    try:
+        predict(data, tmp_path / "m", model, probabilities=tmp_path / "p")
+    except UnetcliError:
+        return  # to refuse is fine; to leave tiles out is not
+    assert_same_files(tmp_path / "m", tmp_path / "whole")
+    assert_same_files(tmp_path / "p", tmp_path / "whole_p")
+
+
+def test_a_collection_of_different_sizes(tmp_path, models, small_tiles):
+    (tmp_path / "images").mkdir()
+    for i, shape in enumerate([(40, 50), (33, 71), (5, 6)]):
+        np.save(tmp_path / "images" / f"i_{i}.npy", cells(shape, i)[0])
+    prep.run([tmp_path / "images"], tmp_path / "d", PrepConfig())
+    predict(tmp_path / "d", tmp_path / "m", models["same"], probabilities=tmp_path / "p")
+    for i, image in enumerate(open_store(tmp_path / "m").images):
+        assert image.name == f"i_{i}"
+        expected = whole_image(models["same"], np.load(tmp_path / "images" / f"i_{i}.npy")[None])
+        np.testing.assert_allclose(pixels(tmp_path / "p", image.name)[0, :, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+@pytest.mark.parametrize("axes", ["zyx", "tyx"])
+def test_stacks(tmp_path, models, axes, ngff):
+    stack = cells((4, 40, 30), 0)[0]
+    data = prepared(tmp_path, stack, axes=axes, ngff=ngff)
+    predict(data, tmp_path / "m", models["same"], probabilities=tmp_path / "p")
+    assert open_store(tmp_path / "m").images[0].axes.names == axes
+    found = pixels(tmp_path / "p")
+    for i in range(4):
+        plane = found[0, :, i] if axes == "zyx" else found[i, :, 0]
+        np.testing.assert_allclose(plane, whole_image(models["same"], stack[None, i]), atol=1e-5)
+
+
+def test_colours(tmp_path, models):
+    image = np.random.default_rng(0).integers(0, 255, (3, 40, 30), np.uint8)
+    predict(prepared(tmp_path, image, axes="cyx"), tmp_path / "m", models["rgb"], probabilities=tmp_path / "p")
+    np.testing.assert_allclose(pixels(tmp_path / "p")[0, :, 0], whole_image(models["rgb"], image), atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float16", 1e-3), ("uint8", 0.51 / 255)])
+def test_types_of_probabilities(tmp_path, models, dtype, tolerance):
+    data = prepared(tmp_path, cells((40, 30), 0)[0])
+    config = PredictConfig(probability_dtype=dtype)
+    tile_predict.run(data, tmp_path / "m", config, model=models["same"], probabilities=tmp_path / "p", device="cpu")
+    found = pixels(tmp_path / "p")
+    assert found.dtype == dtype
+    scaled = found.astype(np.float64) / (255 if dtype == "uint8" else 1)
+    np.testing.assert_allclose(scaled[0, :, 0], whole_image(models["same"], np.load(tmp_path / "image.npy")[None]), atol=tolerance + 1e-5)
+
+
+def test_verify_seams(tmp_path, models, small_tiles):
+    data = prepared(tmp_path, cells((130, 97), 0)[0])
+    result = predict(data, tmp_path / "m", models["same"], verify_seams=True)
+    assert 0 <= result["greatest_difference_at_seams"] < 1e-5
+
+
+def test_verify_seams_finds_a_halo_that_is_too_small(tmp_path, models):
+    network, header = load_model(models["same"])
+    fields = {**header.__dict__, "geometry": type(header.geometry)(stride=4, margin=0, halo=0, reach=0, smallest=4)}
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3)
+    save_model(tmp_path / "bad.safetensors", network.state_dict(), ModelHeader(**fields))
+    data = prepared(tmp_path, cells((130, 97), 0)[0])
+    with pytest.raises(GeometryError, match="differ from the whole"):
+        predict(data, tmp_path / "m", tmp_path / "bad.safetensors", verify_seams=True, tile_size=16)
+
+
+@pytest.mark.parametrize("size", [1, 17, 30, 4])
+def test_illegal_tile_sizes_name_legal_ones(tmp_path, models, size):
+    data = prepared(tmp_path, cells((40, 30), 0)[0])
+    with pytest.raises(GeometryError, match=f"--tile-size {size}") as error:
+        predict(data, tmp_path / "m", models["same"], tile_size=size)
+    assert not (tmp_path / "m").exists()
+    advised = int(error.value.fix.split()[-1])
+    predict(data, tmp_path / "m", models["same"], tile_size=advised)
+
+
+def test_wrong_channels(tmp_path, models):
+    data = prepared(tmp_path, cells((40, 30), 0)[0])
+    with pytest.raises(InputError, match=r"has 1 channels; the model was trained with 3"):
+        predict(data, tmp_path / "m", models["rgb"])
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text", b'{"a": 1}' * 20], ids=["missing", "empty", "text", "JSON"])
+def test_what_is_no_model(tmp_path, content):
+    data = prepared(tmp_path, cells((40, 30), 0)[0])
+    if content is not None:
+        (tmp_path / "m.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=r"m\.safetensors"):
+        predict(data, tmp_path / "m", tmp_path / "m.safetensors")
+    assert not (tmp_path / "m").exists()
+
+
+def test_an_unfinished_run_is_no_model(tmp_path, trained, copy_of, instances):
+    run = copy_of(trained)
+    (run / "model.safetensors").unlink()
+    with pytest.raises(InputError) as error:
+        predict(instances, tmp_path / "m", run)
+    assert "same train command" in error.value.fix
+
+
+def test_a_second_call_does_nothing_and_changes_are_refused(tmp_path, models):
+    data = prepared(tmp_path, cells((40, 30), 0)[0])
+    predict(data, tmp_path / "m", models["same"], probabilities=tmp_path / "p")
+    before = files_of(tmp_path / "m", tmp_path / "p")
+    assert predict(data, tmp_path / "m", models["same"], probabilities=tmp_path / "p")["already_done"]
+    with pytest.raises(ConfigError, match="inputs model was"):
+        predict(data, tmp_path / "m", models["batch"], probabilities=tmp_path / "p")
+    with pytest.raises(ConfigError, match="outputs was"):
+        predict(data, tmp_path / "m", models["same"])
+    assert files_of(tmp_path / "m", tmp_path / "p") == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_outputs_are_apart_from_each_other_and_from_the_input(tmp_path, models, overwrite):
+    data = prepared(tmp_path, cells((40, 30), 0)[0])
+    before = files_of(data)
+    for out, probabilities in ((data, None), (tmp_path / "m", data), (tmp_path / "n", tmp_path / "n")):
+        with pytest.raises(UnetcliError):
+            predict(data, out, models["same"], probabilities=probabilities, overwrite=overwrite)
+    assert files_of(data) == before
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_shard_that_was_lost_from_the_input_is_noticed(tmp_path, models, small_tiles):
+    data = prepared(tmp_path, cells((60, 70), 0)[0])
+    next((data / "0" / "c").rglob("0")).unlink()
+    with pytest.raises(InputError, match=r"image\.zarr"):
+        predict(data, tmp_path / "m", models["same"])
+
+
+def test_dry_run_writes_nothing(tmp_path, models):
+    data = prepared(tmp_path, cells((40, 30), 0)[0])
+    described = predict(data, tmp_path / "m", models["same"], dry_run=True)
+    assert described["tiles"] == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["image.npy", "image.zarr"]
+
+
+def test_the_mask_names_its_classes_and_its_making(tmp_path, instances, trained):
+    predict(instances, tmp_path / "m", trained)
+    store = open_store(tmp_path / "m")
+    assert store.attributes["prediction"] == {"kind": "mask", "classes": ["background", "object"]}
+    assert set(store.attributes["fingerprint"]["inputs"]) == {"image", "model"}
+    assert json.loads(json.dumps(store.attributes["fingerprint"])) == store.attributes["fingerprint"]

@@ -1,0 +1,265 @@
+"""Training: what it writes, that it learns, and that a run which was killed goes on as if it had not been."""
+
+import csv
+import json
+import shutil
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import TINY, Stopped, cells, files_of, run_and_signal, stop_after
+from unetcli.config import PRESETS, PrepConfig, TrainConfig, with_preset
+from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError, UnetcliError
+from unetcli.image.dataset import open_dataset
+from unetcli.models.checkpoint import load_model, read_header
+from unetcli.stages import prep, train
+
+CONFIG = TrainConfig(**TINY)
+OPTIONS = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
+RESULTS = ("model.safetensors", "metrics.csv")
+
+
+def results(run):
+    return {name: (run / name).read_bytes() for name in RESULTS}
+
+
+def rows_of(run):
+    with (run / "metrics.csv").open() as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def test_files_of_a_run(trained):
+    assert {p.name for p in trained.iterdir()} == {
+        "model.safetensors", "last.ckpt", "metrics.csv", "curves.png", "run.json",
+    }  # fmt: skip
+    rows = rows_of(trained)
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert {"loss", "learning_rate", "validation_loss", "validation_iou", "validation_pixel_error"} <= set(rows[0])
+    assert all(0 <= row["validation_iou"] <= 1 for row in rows)
+    content = json.loads((trained / "run.json").read_text())
+    assert content["fingerprint"]["settings"]["features"] == "4,8"
+    assert set(content["fingerprint"]["inputs"]) == {"data", "weights"}
+
+
+def test_model_file_holds_all_that_is_needed(trained, instances):
+    header = read_header(trained)
+    mean, std = open_dataset(instances).normalization()
+    assert (header.arch, header.classes, header.channels) == ("unet", ("background", "object"), 1)
+    np.testing.assert_allclose(header.mean, mean)
+    np.testing.assert_allclose(header.std, std)
+    assert header.provenance["settings"]["seed"] == 0
+    network, _ = load_model(trained / "model.safetensors")
+    assert network(torch.zeros(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_workers_gives_the_same_bytes(instances, weight_maps, trained, tmp_path, workers):
+    train.run(instances, tmp_path / "run", CONFIG, weights=weight_maps, device="cpu", workers=workers)
+    assert results(tmp_path / "run") == results(trained)
+
+
+@pytest.mark.parametrize("after", [0, 2, 3, 5])
+def test_stopped_anywhere_and_called_again_ends_in_the_same_bytes(instances, weight_maps, trained, tmp_path, after):
+    run = tmp_path / "run"
+    with pytest.raises(Stopped):
+        train.run(instances, run, CONFIG, weights=weight_maps, device="cpu", progress=stop_after(after))
+    assert not (run / "model.safetensors").exists()
+    train.run(instances, run, CONFIG, weights=weight_maps, device="cpu")
+    assert results(run) == results(trained)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_resumed_run_follows_the_same_path(instances, tmp_path, optimizer, schedule):
+    config = replace(CONFIG, optimizer=optimizer, schedule=schedule, dropout=0.3, validate_every=3, steps=5)
+    train.run(instances, tmp_path / "whole", config, device="cpu")
+    for after in (1, 3):
+        with pytest.raises(Stopped):
+            train.run(instances, tmp_path / "run", config, device="cpu", progress=stop_after(after))
+    train.run(instances, tmp_path / "run", config, device="cpu")
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
+
+
+def test_killed_and_called_again_ends_in_the_same_bytes(instances, weight_maps, trained, tmp_path):
+    command = ["train", instances, "--weights", weight_maps, "-o", tmp_path / "run", "--device", "cpu", *OPTIONS]
+    assert run_and_signal(signal.SIGKILL, command, after=5).returncode == -signal.SIGKILL
+    assert (tmp_path / "run" / "last.ckpt").exists()
+    train.run(instances, tmp_path / "run", CONFIG, weights=weight_maps, device="cpu")
+    assert results(tmp_path / "run") == results(trained)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
+)
+def test_signals_save_the_work(instances, weight_maps, trained, tmp_path, number, code):
+    command = ["train", instances, "--weights", weight_maps, "-o", tmp_path / "run", "--device", "cpu", *OPTIONS]
+    stopped = run_and_signal(number, command, after=3)
+    assert stopped.returncode == code, stopped.stderr
+    assert "run the same command again" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    train.run(instances, tmp_path / "run", CONFIG, weights=weight_maps, device="cpu")
+    assert results(tmp_path / "run") == results(trained)
+
+
+def test_a_second_call_does_nothing(instances, weight_maps, trained):
+    before = files_of(trained)
+    assert train.run(instances, trained, CONFIG, weights=weight_maps, device="cpu")["already_done"]
+    assert files_of(trained) == before
+
+
+def test_other_settings_are_refused(instances, weight_maps, trained):
+    before = files_of(trained)
+    with pytest.raises(ConfigError, match="seed was 0, is 1"):
+        train.run(instances, trained, replace(CONFIG, seed=1), weights=weight_maps, device="cpu")
+    with pytest.raises(ConfigError, match="inputs weights"):
+        train.run(instances, trained, CONFIG, device="cpu")
+    assert files_of(trained) == before
+
+
+@pytest.mark.parametrize("mistake", ["device", "weights", "patch size", "labels"])
+def test_overwrite_removes_nothing_before_all_is_checked(instances, classes, folders, trained, copy_of, tmp_path, mistake):
+    run, data, config, options = copy_of(trained), instances, CONFIG, {"device": "cpu"}
+    if mistake == "device":
+        options["device"] = "cuda:7"
+    elif mistake == "weights":
+        options["weights"] = classes
+    elif mistake == "patch size":
+        config = replace(CONFIG, patch_size=33)
+    else:
+        data = tmp_path / "unlabelled"
+        prep.run([folders / "images"], data, PrepConfig())
+    with pytest.raises(UnetcliError):
+        train.run(data, run, config, overwrite=True, **options)
+    assert files_of(run).keys() == {f"copy_run/{p.name}" for p in trained.iterdir()}
+
+
+def test_overwrite_starts_again(instances, trained, copy_of):
+    run = copy_of(trained)
+    train.run(instances, run, replace(CONFIG, steps=2), overwrite=True, device="cpu")
+    assert [row["step"] for row in rows_of(run)] == [2]
+
+
+def test_a_run_that_failed_at_once_can_be_mended(instances, tmp_path):
+    with pytest.raises(ConfigError, match="loss is"):
+        train.run(
+            instances,
+            tmp_path / "run",
+            replace(CONFIG, optimizer="sgd", learning_rate=1e30, norm="none", schedule="constant", validate_every=99),
+            device="cpu",
+        )
+    train.run(instances, tmp_path / "run", CONFIG, device="cpu")
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", ["classes", "instances"])
+def test_without_weights(request, tmp_path, kind):
+    train.run(request.getfixturevalue(kind), tmp_path / "run", replace(CONFIG, steps=1), device="cpu")
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"padding": "valid", "patch_size": 60},
+        {"skip": "add"},
+        {"norm": "group"},
+        {"norm": "instance"},
+        {"norm": "none"},
+        {"features": "4,8,16"},
+        {"patch_size": 128},
+        {"patch_size": 2, "batch_size": 1},
+    ],
+    ids=str,
+)
+def test_variants(instances, weight_maps, tmp_path, changes):
+    config = replace(CONFIG, steps=1, **changes)
+    train.run(instances, tmp_path / "run", config, weights=weight_maps, device="cpu")
+    assert np.isfinite(rows_of(tmp_path / "run")[-1]["loss"])
+
+
+@pytest.mark.slow
+def test_loss_falls_on_an_easy_set(instances, weight_maps, tmp_path):
+    config = replace(CONFIG, steps=80, features="8,16", batch_size=4, validate_every=20, patch_size=48)
+    train.run(instances, tmp_path / "run", config, weights=weight_maps, device="cpu")
+    rows = rows_of(tmp_path / "run")
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    assert rows[-1]["validation_iou"] > 0.85
+
+
+def test_planes_of_one_stack_are_kept_for_validation(tmp_path):
+    for name, array in zip(("i.npy", "l.npy"), cells((5, 40, 44), 1), strict=True):
+        np.save(tmp_path / name, array)
+    data = tmp_path / "data.zarr"
+    prep.run([tmp_path / "i.npy"], data, PrepConfig(split="3-4", ndim=2), labels=[tmp_path / "l.npy"])
+    described = train.run(data, tmp_path / "run", CONFIG, dry_run=True)
+    assert (described["training_planes"], described["validation_planes"]) == (3, 2)
+    train.run(data, tmp_path / "run", replace(CONFIG, steps=1), device="cpu")
+    assert "validation_iou" in rows_of(tmp_path / "run")[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"device": "cuda:99"}, DeviceError, "cuda:99"),
+        ({"device": "abacus"}, DeviceError, "abacus"),
+        ({"config": replace(CONFIG, patch_size=33)}, GeometryError, "--patch-size 33"),
+        ({"config": replace(CONFIG, features="4,8,16,32,64,128,256,512,1,1,1,1")}, UnetcliError, "fits"),
+    ],
+    ids=["no such GPU", "no device", "patch size", "too deep"],
+)
+def test_what_can_not_be_trained_leaves_nothing(instances, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        train.run(instances, tmp_path / "run", **{"config": CONFIG, "device": "cpu", **options})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_data_set_without_labels(folders, tmp_path, dry_run):
+    prep.run([folders / "images"], tmp_path / "d", PrepConfig())
+    with pytest.raises(InputError, match="no labels"):
+        train.run(tmp_path / "d", tmp_path / "run", CONFIG, device="cpu", dry_run=dry_run)
+    assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_writes_nothing(instances, tmp_path):
+    described = train.run(instances, tmp_path / "run", CONFIG, dry_run=True)
+    assert (described["training_planes"], described["validation_planes"]) == (2, 1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_is_named(instances, weight_maps, trained, copy_of):
+    run = copy_of(trained)
+    (run / "model.safetensors").unlink()
+    (run / "last.ckpt").write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match=r"last\.ckpt: is damaged"):
+        train.run(instances, run, CONFIG, weights=weight_maps, device="cpu")
+
+
+def test_a_folder_of_something_else_is_left_alone(instances, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="not a training run"):
+            train.run(instances, tmp_path / "run", CONFIG, device="cpu", overwrite=overwrite)
+    assert (tmp_path / "run" / "thesis.txt").exists()
+
+
+def test_the_order_of_writing_never_leaves_half_a_run(instances, weight_maps, trained, copy_of):
+    """A run that was killed between its last checkpoint and its model is finished by the next call."""
+    run = copy_of(trained)
+    (run / "model.safetensors").unlink()
+    (run / "curves.png").unlink()
+    train.run(instances, run, CONFIG, weights=weight_maps, device="cpu")
+    assert results(run) == results(trained)
+    assert (run / "curves.png").exists()
+    shutil.rmtree(run)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_settings(name):
+    config = with_preset(name, seed=3)
+    assert config.seed == 3
+    assert all(getattr(config, k) == v for k, v in PRESETS[name].items())

@@ -1,0 +1,165 @@
+"""Every setting has a range that is checked, and every preset is within them."""
+
+import dataclasses
+import math
+
+import pytest
+
+from unetcli import config
+from unetcli.config import (
+    PRESETS,
+    AugmentConfig,
+    Config,
+    DeformConfig,
+    EvaluateConfig,
+    PredictConfig,
+    PrepConfig,
+    TrainConfig,
+    WeightsConfig,
+    with_preset,
+)
+from unetcli.errors import ConfigError
+
+CONFIGS = [PrepConfig, WeightsConfig, DeformConfig, AugmentConfig, TrainConfig, PredictConfig, EvaluateConfig]
+
+
+def settings():
+    return [pytest.param(c, f, id=f"{c.__name__}.{f.name}") for c in CONFIGS for f in dataclasses.fields(c)]
+
+
+def option(field):
+    return "--" + field.name.replace("_", "-")
+
+
+def outside(field):
+    """List values just outside the range of a setting."""
+    rule = field.metadata
+    low, above, high = rule["minimum"], rule["above"], rule["maximum"]
+    numbers = [n for n in (low - 1, above, high + 1) if math.isfinite(n)]
+    if numbers:
+        numbers += [math.inf, -math.inf, math.nan]
+    return numbers + (["nonsense", ""] if rule["choices"] else [])
+
+
+def inside(field):
+    """List values at the edges of the range of a setting."""
+    rule = field.metadata
+    return [n for n in (rule["minimum"], rule["maximum"]) if math.isfinite(n)] + list(rule["choices"])
+
+
+def test_all_configs_are_tested():
+    named = {c for c in vars(config).values() if isinstance(c, type) and issubclass(c, Config) and c is not Config}
+    assert named == set(CONFIGS)
+
+
+@pytest.mark.parametrize(("stage", "field"), settings())
+def test_values_outside_the_range_are_refused(stage, field):
+    for value in outside(field):
+        with pytest.raises(ConfigError, match=f"{option(field)} .*: expected") as caught:
+            stage(**{field.name: value})
+        assert str(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(("stage", "field"), settings())
+def test_values_at_the_edges_are_taken(stage, field):
+    for value in inside(field):
+        assert getattr(stage(**{field.name: value}), field.name) == value
+
+
+@pytest.mark.parametrize(("stage", "field"), settings())
+def test_each_number_has_a_range_and_each_setting_a_help(stage, field):
+    assert field.metadata["help"].endswith((".", "]", ")"))
+    if isinstance(field.default, (int, float)) and not isinstance(field.default, bool):
+        assert outside(field), f"{stage.__name__}.{field.name} takes any number"
+
+
+@pytest.mark.parametrize("stage", CONFIGS)
+def test_defaults_are_valid_and_frozen(stage):
+    default = stage()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(default, dataclasses.fields(stage)[0].name, None)
+    with pytest.raises(TypeError):
+        stage(no_such_setting=1)
+    with pytest.raises(TypeError):
+        stage(*[f.default for f in dataclasses.fields(stage)])  # by name only
+
+
+def test_all_mistakes_are_said_at_once():
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(batch_size=0, learning_rate=-1, padding="mirror", features="32", momentum=2, steps=5)
+    message = str(caught.value)
+    for mistake in (
+        "--batch-size 0",
+        "--learning-rate -1",
+        "--padding mirror",
+        "--features 32",
+        "--momentum 2",
+    ):
+        assert mistake in message
+    assert "--steps" not in message
+
+
+@pytest.mark.parametrize(
+    ("stage", "given", "said"),
+    [
+        (WeightsConfig, {"sigma": 0}, "--sigma 0: expected above 0"),
+        (WeightsConfig, {"w0": -1}, "--w0 -1: expected at least 0"),
+        (AugmentConfig, {"rotation": 181}, "--rotation 181: expected 0 to 180"),
+        (PrepConfig, {"ngff": "0.6"}, "--ngff 0.6: expected one of 0.4, 0.5"),
+        (WeightsConfig, {"w0": math.nan}, "--w0 nan: expected a finite number"),
+    ],
+)
+def test_messages(stage, given, said):
+    with pytest.raises(ConfigError) as caught:
+        stage(**given)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    "features", ["", "32", "32,", ",32", "32,x", "32,-64", "32,0", "32;64", "3.5,7", "32,²"], ids=repr
+)
+def test_features_that_make_no_network(features):
+    with pytest.raises(ConfigError, match="--features"):
+        TrainConfig(features=features)
+
+
+@pytest.mark.parametrize(("features", "expected"), [("32,64", (32, 64)), ("8, 16, 24", (8, 16, 24))])
+def test_features(features, expected):
+    assert TrainConfig(features=features).feature_list == expected
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets(name):
+    made = with_preset(name)
+    assert {k: getattr(made, k) for k in PRESETS[name]} == PRESETS[name]
+    default = TrainConfig()
+    for k, value in PRESETS[name].items():
+        assert value != getattr(default, k), f"preset {name} repeats the default of {k}"
+
+
+def test_the_default_preset_is_the_defaults():
+    assert with_preset("default") == TrainConfig()
+
+
+def test_the_preset_of_the_paper_is_the_papers():
+    paper = with_preset("paper")
+    assert paper.feature_list == (64, 128, 256, 512, 1024)
+    assert (paper.padding, paper.norm, paper.skip) == ("valid", "none", "concat")
+    assert (paper.optimizer, paper.momentum, paper.batch_size, paper.patch_size) == ("sgd", 0.99, 1, 572)
+    assert (paper.elastic, paper.grid) == (10, 3)
+    assert (WeightsConfig().w0, WeightsConfig().sigma) == (10, 5)
+
+
+def test_what_is_given_goes_before_the_preset():
+    made = with_preset("paper", steps=7, seed=3)
+    assert (made.steps, made.seed, made.padding) == (7, 3, "valid")
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ConfigError, match="--preset best: expected one of paper, default, fast"):
+        with_preset("best")
+
+
+def test_a_mistake_on_top_of_a_preset_is_refused():
+    with pytest.raises(ConfigError, match="--steps 0"):
+        with_preset("fast", steps=0)
