@@ -69,7 +69,7 @@ def assert_same_files(actual, expected, *, but=()):
     assert {k for k in a | b if k.rpartition("/")[2] not in but and a.get(k) != b.get(k)} == set()
 
 
-class Stopped(Exception):  # noqa: N818 - not an error
+class Stopped(Exception):
     """Raised to stop a stage in the middle."""
 
 
@@ -94,7 +94,7 @@ def count_calls(function):
 
 RUNNER = """
 import os, signal, sys
-import unetcli.image.store as store
+import unetcli.image.new_store as store
 from unetcli import progress
 shard, chunk, number, after, *arguments = sys.argv[1:]
 store.SHARD, store.CHUNK = int(shard), int(chunk)
@@ -180,8 +180,8 @@ def copy_of(tmp_path):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Make shards so small that tiny images have many tiles."""
-    monkeypatch.setattr("unetcli.image.store.SHARD", 32)
-    monkeypatch.setattr("unetcli.image.store.CHUNK", 16)
+    monkeypatch.setattr("unetcli.image.new_store.SHARD", 32)
+    monkeypatch.setattr("unetcli.image.new_store.CHUNK", 16)
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ class Cli:
 
 
 @pytest.fixture
-def cli(capsys, restored_signals, monkeypatch):  # noqa: ARG001 - undoes
+def cli(capsys, restored_signals, monkeypatch):
     """Return a function that runs a command line and returns its exit code."""
     monkeypatch.setenv("COLUMNS", "200")
     return Cli(capsys)

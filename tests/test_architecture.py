@@ -128,7 +128,19 @@ def test_each_module_says_what_it_is(path):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]], ids=" ".join)
 def test_help_is_light(arguments):
-    heavy = "numpy torch numba dask zarr scipy skimage tifffile imagecodecs matplotlib lightning_fabric".split()
+    heavy = [
+        "numpy",
+        "torch",
+        "numba",
+        "dask",
+        "zarr",
+        "scipy",
+        "skimage",
+        "tifffile",
+        "imagecodecs",
+        "matplotlib",
+        "lightning_fabric",
+    ]
     code = f"""
 import sys
 from unetcli.cli import main

@@ -11,8 +11,8 @@ from unetcli.config import DeformConfig
 from unetcli.errors import InputError
 from unetcli.image.axes import Axes
 from unetcli.image.dataset import TARGET, TRUTH, open_dataset
+from unetcli.image.new_store import NewStore
 from unetcli.image.ngff import ImageMetadata
-from unetcli.image.store import NewStore
 from unetcli.image.tiling import Box
 from unetcli.sampling import Example, draw_sample, examples
 

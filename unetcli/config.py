@@ -203,7 +203,7 @@ class TrainConfig(DeformConfig):
     def mistakes(self) -> list[str]:
         """Check what `features` holds."""
         parts = self.features.split(",")
-        if len(parts) < 2 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
+        if len(parts) < 2 or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
             return [f"--features {self.features}: expected two or more numbers of channels, such as 32,64,128"]
         return []
 

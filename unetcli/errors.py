@@ -61,3 +61,8 @@ class Interrupted(Unfinished):
     """Stopped by Ctrl-C; the same command continues."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a message of others; the kind of error where there is none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

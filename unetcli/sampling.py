@@ -192,6 +192,8 @@ def draw_sample(
     else:
         whole, first = (depth, height, width), 0
     shape = whole if size is None else ((1 if ndim == 2 else min(size, depth)), size, size)
+    if ndim == 3:
+        first = _place(rng, depth, shape[0])
     y, x = (_place(rng, n, s) for n, s in zip(whole[1:], shape[1:], strict=True))
     deformation = random_deformation(
         rng,

@@ -8,8 +8,8 @@ import pytest
 from unetcli.errors import InputError
 from unetcli.image.axes import Axes
 from unetcli.image.dataset import open_dataset, parse_split
+from unetcli.image.new_store import NewStore
 from unetcli.image.ngff import ImageMetadata
-from unetcli.image.store import NewStore
 
 STACK = {"isbi": 30}
 MANY = {"img_1": 1, "img_2": 1, "img_10": 1, "other": 1, "stack": 6}

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import zarr
 
-from unetcli.image import pyramid, store
+from unetcli.image import new_store, pyramid
 from unetcli.image.axes import Axes
+from unetcli.image.new_store import NewStore
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, nearest_2x2
-from unetcli.image.store import NewStore
+from unetcli.image.store import open_store
 from unetcli.image.tiling import Box, TileGrid
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -31,8 +32,8 @@ FORMATS = pytest.mark.parametrize("zarr_format", [3, 2], ids=["0.5", "0.4"])
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(store, "CHUNK", 8)
-    monkeypatch.setattr(store, "SHARD", 32)
+    monkeypatch.setattr(new_store, "CHUNK", 8)
+    monkeypatch.setattr(new_store, "SHARD", 32)
     monkeypatch.setattr(pyramid, "SMALLEST", 10)
 
 
@@ -51,9 +52,11 @@ def write(path, names, axis_names, classes, zarr_format):
             for tile in TileGrid(level.shape, level.shard):
                 level.write(tile.core, block[tile.core.slices])
         n_levels = len(level_shapes(shape))
-        truth = ImageMetadata("truth", axes.without_channels(), n_levels, classes=classes, source="../../")
+        truth = ImageMetadata("truth", axes.without_channels(), n_levels=n_levels, classes=classes, source="../../")
         channels = tuple(f"channel_{c}" for c in range(shape[1]))
-        described.append(ImageMetadata(name, axes, n_levels, channels=channels, window=(0.0, 4000.0), labels=(truth,)))
+        described.append(
+            ImageMetadata(name, axes, n_levels=n_levels, channels=channels, window=(0.0, 4000.0), labels=(truth,))
+        )
     build_pyramids(new, images, mean_2x2)
     build_pyramids(new, labels, nearest_2x2)
     new.finish(described, {"data": {}})
@@ -144,12 +147,12 @@ def test_an_image_within_an_image_is_valid(tmp_path, zarr_format):
     for name in ("a", "b"):
         yaozarrs.validate_zarr_store(str(new.path / name))
         yaozarrs.validate_zarr_store(str(new.path / name / "weights"))
-    assert store.open_store(new.path / "a" / "weights").images[0].level.shape == (1, 1, 1, 9, 9)
+    assert open_store(new.path / "a" / "weights").images[0].level.shape == (1, 1, 1, 9, 9)
 
 
 def test_pixels_of_all_levels_lie_in_the_same_place():
     axes = Axes.of("zyx", {"z": 3.0, "y": 0.5, "x": 0.25})
-    (multiscale,) = ImageMetadata("", axes, 4).ome(3)["multiscales"]
+    (multiscale,) = ImageMetadata("", axes, n_levels=4).ome(3)["multiscales"]
     for k, dataset in enumerate(multiscale["datasets"]):
         scale, shift = dataset["coordinateTransformations"]
         for i in range(3):

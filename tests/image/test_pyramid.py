@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from unetcli.image import pyramid, store
+from unetcli.image import new_store, pyramid
 from unetcli.image.axes import Axes
+from unetcli.image.new_store import NewStore
 from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, nearest_2x2
-from unetcli.image.store import NewStore
 from unetcli.image.tiling import Box
 
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32"]
@@ -76,8 +76,8 @@ def test_levels_end_at_one_screen(shape, expected):
 )
 @pytest.mark.parametrize(("reduce_2x2", "oracle"), [(mean_2x2, exact_mean), (nearest_2x2, lambda b: b[..., ::2, ::2])])
 def test_any_tiling_gives_the_same_levels(tmp_path, monkeypatch, shape, shard, reduce_2x2, oracle):
-    monkeypatch.setattr(store, "CHUNK", 4)
-    monkeypatch.setattr(store, "SHARD", shard)
+    monkeypatch.setattr(new_store, "CHUNK", 4)
+    monkeypatch.setattr(new_store, "SHARD", shard)
     monkeypatch.setattr(pyramid, "SMALLEST", 10)
     pixels = np.random.default_rng(0).integers(0, 2**16, shape).astype("uint16")
     new = NewStore(tmp_path / "a.zarr", stage="prep", settings={}, inputs={})

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from unetcli.errors import DeviceError, InputError, Unfinished
-from unetcli.image import store
+from unetcli.image import new_store
 from unetcli.image.axes import Axes
 from unetcli.image.ledger import Ledger
+from unetcli.image.new_store import create_level
 from unetcli.image.source import read_filled, read_mirrored
-from unetcli.image.store import create_level
 from unetcli.image.streaming import Work, available_cpus, map_tiles, reduce_tiles, stream_tiles, work_on
 from unetcli.image.tiling import Box, TileGrid
 
@@ -23,8 +23,8 @@ DRIVERS = pytest.mark.parametrize("drive", [map_tiles, stream_tiles])
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(store, "CHUNK", 4)
-    monkeypatch.setattr(store, "SHARD", 8)
+    monkeypatch.setattr(new_store, "CHUNK", 4)
+    monkeypatch.setattr(new_store, "SHARD", 8)
 
 
 @dataclass

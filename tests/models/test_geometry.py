@@ -106,19 +106,20 @@ def test_sizes_of_cores_and_of_what_is_read_fit_together(geometry):
 @pytest.mark.parametrize(
     ("geometry", "size", "least", "said", "fix"),
     [
-        (PAPER, 500, None, "--patch-size 500: the network takes 16*k + 12, from 188 on", "--patch-size 492 or --patch-size 508"),
-        (PAPER, 100, None, "--patch-size 100: the network takes 16*k + 12, from 188 on", "--patch-size 188"),
-        (PAPER, 190, None, "--patch-size 190: the network takes 16*k + 12, from 188 on", "--patch-size 188 or --patch-size 204"),
-        (PAPER, 188, 200, "--patch-size 188: the network takes 16*k + 12, from 204 on", "--patch-size 204"),
-        (SAME, 100, None, "--patch-size 100: the network takes 16*k + 0, from 16 on", "--patch-size 96 or --patch-size 112"),
-        (SAME, 0, None, "--patch-size 0: the network takes 16*k + 0, from 16 on", "--patch-size 16"),
-        (SAME, 32, 206, "--patch-size 32: the network takes 16*k + 0, from 208 on", "--patch-size 208"),
+        (PAPER, 500, None, "500: the network takes 16*k + 12, from 188 on", [492, 508]),
+        (PAPER, 100, None, "100: the network takes 16*k + 12, from 188 on", [188]),
+        (PAPER, 190, None, "190: the network takes 16*k + 12, from 188 on", [188, 204]),
+        (PAPER, 188, 200, "188: the network takes 16*k + 12, from 204 on", [204]),
+        (SAME, 100, None, "100: the network takes 16*k + 0, from 16 on", [96, 112]),
+        (SAME, 0, None, "0: the network takes 16*k + 0, from 16 on", [16]),
+        (SAME, 32, 206, "32: the network takes 16*k + 0, from 208 on", [208]),
     ],
 )  # fmt: skip
 def test_sizes_that_the_network_does_not_take(geometry, size, least, said, fix):
     with pytest.raises(GeometryError) as caught:
         geometry.check_size("--patch-size", size, least)
-    assert (str(caught.value), caught.value.fix) == (said, fix)
+    assert str(caught.value) == f"--patch-size {said}"
+    assert caught.value.fix == " or ".join(f"--patch-size {n}" for n in fix)
 
 
 @pytest.mark.parametrize(("geometry", "size", "least"), [(PAPER, 572, None), (PAPER, 204, 200), (SAME, 16, None)])

@@ -39,8 +39,12 @@ def test_any_tiling_gives_the_same_pixels(instances, weight_maps, tmp_path, requ
     augment.run(instances, tmp_path / "tiled", AugmentConfig(samples=2), weights=weight_maps)
     for name in ("sample_00000", "sample_00001"):
         for label in (None, "truth", "target"):
-            np.testing.assert_array_equal(pixels(tmp_path / "tiled", name, label), pixels(tmp_path / "whole", name, label))
-        np.testing.assert_array_equal(pixels(tmp_path / "tiled" / name / "weights"), pixels(tmp_path / "whole" / name / "weights"))
+            np.testing.assert_array_equal(
+                pixels(tmp_path / "tiled", name, label), pixels(tmp_path / "whole", name, label)
+            )
+        np.testing.assert_array_equal(
+            pixels(tmp_path / "tiled" / name / "weights"), pixels(tmp_path / "whole" / name / "weights")
+        )
 
 
 def test_a_sample_does_not_depend_on_how_many_there_are(instances, tmp_path):

@@ -1,7 +1,7 @@
 """Prep: files of any kind become one data set with the pixels, labels and statistics of the files."""
 
-import signal
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -14,12 +14,12 @@ from PIL import Image
 from tests.conftest import Stopped, assert_same_files, cells, count_calls, pixels, run_and_signal, stop_after
 from unetcli.config import PrepConfig
 from unetcli.errors import ConfigError, InputError, UnetcliError
+from unetcli.image.axes import Axes
 from unetcli.image.dataset import open_dataset
 from unetcli.image.statistics import statistics
 from unetcli.image.store import Level, open_store
-from unetcli.image.axes import Axes
 from unetcli.image.streaming import Work
-from unetcli.image.tiling import Tile, Box
+from unetcli.image.tiling import Box, Tile
 from unetcli.stages import prep
 
 
@@ -90,7 +90,10 @@ def test_a_value_that_is_no_class_fails_before_anything_is_written(folders, tmp_
         (np.zeros((20, 30), np.float32), r"labels\.npy: labels are float32; expected integers"),
         (np.zeros((20, 30, 3), np.uint8), r"labels.*3 x 20 x 30; expected yx 20 x 30"),
         (np.zeros((20, 30), np.uint8), r"labels.*only the value 0"),
-        (np.full((20, 30), -1, np.int16) * np.eye(20, 30, dtype=np.int16) * np.arange(30, dtype=np.int16), "ids are -19 to 0"),
+        (
+            np.full((20, 30), -1, np.int16) * np.eye(20, 30, dtype=np.int16) * np.arange(30, dtype=np.int16),
+            "ids are -19 to 0",
+        ),
     ],
     ids=["size", "float", "RGB", "empty", "negative"],
 )
@@ -123,7 +126,12 @@ def test_tiff_stack_without_names_is_planes_and_says_so(tmp_path):
 def test_only_ids_in_named_z_are_volumes(tmp_path, named, label_kind, ndim):
     image, labels = cells((6, 24, 30), 1)
     for name, array in (("i.tif", image), ("l.tif", labels)):
-        tifffile.imwrite(tmp_path / name, array, photometric="minisblack", **({"metadata": {"axes": "ZYX"}, "ome": True} if named else {}))
+        tifffile.imwrite(
+            tmp_path / name,
+            array,
+            photometric="minisblack",
+            **({"metadata": {"axes": "ZYX"}, "ome": True} if named else {}),
+        )
     truth = [tmp_path / "l.tif"] if label_kind else []
     prep.run([tmp_path / "i.tif"], tmp_path / "o", PrepConfig(label_kind=label_kind), labels=truth)
     assert open_dataset(tmp_path / "o").ndim == ndim
@@ -131,7 +139,11 @@ def test_only_ids_in_named_z_are_volumes(tmp_path, named, label_kind, ndim):
 
 @pytest.mark.parametrize(
     ("axes", "order", "shape"),
-    [("tyx", (0, 1, 2), (4, 1, 1, 24, 30)), ("cyx", (0, 1, 2), (1, 4, 1, 24, 30)), ("zyx", (0, 1, 2), (1, 1, 4, 24, 30))],
+    [
+        ("tyx", (0, 1, 2), (4, 1, 1, 24, 30)),
+        ("cyx", (0, 1, 2), (1, 4, 1, 24, 30)),
+        ("zyx", (0, 1, 2), (1, 1, 4, 24, 30)),
+    ],
 )
 def test_axes_are_what_the_user_says(tmp_path, axes, order, shape):
     array = np.random.default_rng(0).integers(0, 99, (4, 24, 30), np.uint8)
@@ -195,7 +207,9 @@ def test_a_store_is_an_input_too(tmp_path, folders, ngff):
     assert open_dataset(again).statistics == open_dataset(first).statistics
 
 
-@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"]
+)
 def test_any_type_of_pixel(tmp_path, dtype):
     array = (np.random.default_rng(0).random((9, 14)) * (1 if dtype == "bool" else 100)).round().astype(dtype)
     np.save(tmp_path / "a.npy", array)
@@ -253,7 +267,13 @@ def test_two_images_of_one_name_are_refused_before_anything_is_written(tmp_path)
 
 @pytest.mark.parametrize(
     ("split", "expected"),
-    [(None, []), ("img_01", ["img_01"]), ("img_0[02]", ["img_00", "img_02"]), ("0.34", ["img_01"]), (".34", ["img_01"])],
+    [
+        (None, []),
+        ("img_01", ["img_01"]),
+        ("img_0[02]", ["img_00", "img_02"]),
+        ("0.34", ["img_01"]),
+        (".34", ["img_01"]),
+    ],
     ids=str,
 )
 def test_split_of_a_collection(folders, tmp_path, split, expected):
@@ -307,10 +327,15 @@ def whole(array):
 @given(st.data())
 def test_statistics_equal_numpy(data):
     dtype = data.draw(st.sampled_from(["bool", "uint8", "int8", "uint16", "int16", "int32", "float32", "float64"]))
-    low, high = (0, 1) if dtype == "bool" else (-1000, 1000) if dtype[0] == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    low, high = (
+        (0, 1) if dtype == "bool" else (-1000, 1000) if dtype[0] == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    )
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     scale = data.draw(st.sampled_from([0.0, 1e-3, 1.0]))
-    parts = [(low + (high - low) * scale * rng.random((1, 2, 1, 5, data.draw(st.integers(1, 9))))).astype(dtype) for _ in range(3)]
+    parts = [
+        (low + (high - low) * scale * rng.random((1, 2, 1, 5, data.draw(st.integers(1, 9))))).astype(dtype)
+        for _ in range(3)
+    ]
     found = statistics([whole(p) for p in parts], workers=2)
     values = np.concatenate([p.swapaxes(0, 1).reshape(2, -1) for p in parts], axis=1).astype(np.float64)
     spread = max(np.ptp(values), 1e-9)
@@ -447,7 +472,9 @@ def test_dry_run_writes_nothing(folders, tmp_path):
 
 def test_any_worker_count_gives_the_same_bytes(folders, tmp_path, small_tiles):
     for workers in (1, 3):
-        prep.run([folders / "images"], tmp_path / f"o{workers}", PrepConfig(), labels=[folders / "ids"], workers=workers)
+        prep.run(
+            [folders / "images"], tmp_path / f"o{workers}", PrepConfig(), labels=[folders / "ids"], workers=workers
+        )
     assert_same_files(tmp_path / "o1", tmp_path / "o3")
 
 

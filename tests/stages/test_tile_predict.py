@@ -204,7 +204,9 @@ def test_types_of_probabilities(tmp_path, models, dtype, tolerance):
     found = pixels(tmp_path / "p")
     assert found.dtype == dtype
     scaled = found.astype(np.float64) / (255 if dtype == "uint8" else 1)
-    np.testing.assert_allclose(scaled[0, :, 0], whole_image(models["same"], np.load(tmp_path / "image.npy")[None]), atol=tolerance + 1e-5)
+    np.testing.assert_allclose(
+        scaled[0, :, 0], whole_image(models["same"], np.load(tmp_path / "image.npy")[None]), atol=tolerance + 1e-5
+    )
 
 
 def test_verify_seams(tmp_path, models, small_tiles):
@@ -285,7 +287,7 @@ def test_outputs_are_apart_from_each_other_and_from_the_input(tmp_path, models, 
 
 def test_a_shard_that_was_lost_from_the_input_is_noticed(tmp_path, models, small_tiles):
     data = prepared(tmp_path, cells((60, 70), 0)[0])
-    next((data / "0" / "c").rglob("0")).unlink()
+    next(p for p in (data / "0" / "c").rglob("*") if p.is_file()).unlink()
     with pytest.raises(InputError, match=r"image\.zarr"):
         predict(data, tmp_path / "m", models["same"])
 

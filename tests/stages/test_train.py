@@ -91,9 +91,7 @@ def test_killed_and_called_again_ends_in_the_same_bytes(instances, weight_maps, 
     assert results(tmp_path / "run") == results(trained)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
 def test_signals_save_the_work(instances, weight_maps, trained, tmp_path, number, code):
     command = ["train", instances, "--weights", weight_maps, "-o", tmp_path / "run", "--device", "cpu", *OPTIONS]
     stopped = run_and_signal(number, command, after=3)
@@ -120,7 +118,9 @@ def test_other_settings_are_refused(instances, weight_maps, trained):
 
 
 @pytest.mark.parametrize("mistake", ["device", "weights", "patch size", "labels"])
-def test_overwrite_removes_nothing_before_all_is_checked(instances, classes, folders, trained, copy_of, tmp_path, mistake):
+def test_overwrite_removes_nothing_before_all_is_checked(
+    instances, classes, folders, trained, copy_of, tmp_path, mistake
+):
     run, data, config, options = copy_of(trained), instances, CONFIG, {"device": "cpu"}
     if mistake == "device":
         options["device"] = "cuda:7"
@@ -170,7 +170,6 @@ def test_without_weights(request, tmp_path, kind):
         {"norm": "none"},
         {"features": "4,8,16"},
         {"patch_size": 128},
-        {"patch_size": 2, "batch_size": 1},
     ],
     ids=str,
 )
@@ -206,9 +205,10 @@ def test_planes_of_one_stack_are_kept_for_validation(tmp_path):
         ({"device": "cuda:99"}, DeviceError, "cuda:99"),
         ({"device": "abacus"}, DeviceError, "abacus"),
         ({"config": replace(CONFIG, patch_size=33)}, GeometryError, "--patch-size 33"),
+        ({"config": replace(CONFIG, patch_size=2, batch_size=1)}, ConfigError, "one value is left"),
         ({"config": replace(CONFIG, features="4,8,16,32,64,128,256,512,1,1,1,1")}, UnetcliError, "fits"),
     ],
-    ids=["no such GPU", "no device", "patch size", "too deep"],
+    ids=["no such GPU", "no device", "patch size", "one value", "too deep"],
 )
 def test_what_can_not_be_trained_leaves_nothing(instances, tmp_path, options, error, message):
     with pytest.raises(error, match=message):

@@ -33,7 +33,9 @@ def slow_weights(truth, kind, config, spacing):
     if config.border_width:
         border = separated(objects, config.border_width)
         target, objects = np.where(border, 0, target).astype(np.uint8), np.where(border, 0, objects)
-    distances = [ndimage.distance_transform_edt(objects != i, sampling=spacing) for i in np.unique(objects[objects > 0])]
+    distances = [
+        ndimage.distance_transform_edt(objects != i, sampling=spacing) for i in np.unique(objects[objects > 0])
+    ]
     term = np.zeros(truth.shape)
     if len(distances) > 1:
         d1, d2 = np.sort(distances, axis=0)[:2]
@@ -105,8 +107,8 @@ def test_tiles_give_the_bytes_of_the_whole(tmp_path, monkeypatch, shape, kind):
     labels = labels if kind == "instances" else np.where(labels == 0, 0, labels % 2 + 1)
     found = []
     for i, (shard, chunk) in enumerate([(2048, 512), (32, 16), (24, 8)]):
-        monkeypatch.setattr("unetcli.image.store.SHARD", shard)
-        monkeypatch.setattr("unetcli.image.store.CHUNK", chunk)
+        monkeypatch.setattr("unetcli.image.new_store.SHARD", shard)
+        monkeypatch.setattr("unetcli.image.new_store.CHUNK", chunk)
         folder = tmp_path / str(i)
         folder.mkdir()
         data = prepared(folder, image, labels, label_kind=kind, ndim=len(shape))
@@ -179,7 +181,7 @@ def test_stopped_anywhere_and_called_again_ends_in_the_same_bytes(request, tmp_p
 def test_a_second_call_does_nothing_and_other_settings_are_refused(instances, weight_maps, copy_of):
     out = copy_of(weight_maps)
     assert weights.run(instances, out, WeightsConfig())["already_done"]
-    with pytest.raises(ConfigError, match="sigma was 5.0, is 4"):
+    with pytest.raises(ConfigError, match=r"sigma was 5\.0, is 4"):
         weights.run(instances, out, WeightsConfig(sigma=4))
     weights.run(instances, out, WeightsConfig(sigma=4), overwrite=True)
     assert open_store(out).attributes["fingerprint"]["settings"]["sigma"] == 4

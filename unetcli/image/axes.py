@@ -126,7 +126,7 @@ def is_ordered(names: str) -> bool:
 def known_unit(axis: str, unit: str | None) -> str | None:
     """Return the NGFF name of a unit; ``None`` if it is not one ("pixel" breaks readers, so it is dropped)."""
     name = UNIT_SYNONYMS.get(unit or "", unit or "").lower()
-    allowed = {"time": TIME_UNITS, "space": SPACE_UNITS}.get(TYPES[axis], frozenset())
+    allowed = {"time": TIME_UNITS, "space": SPACE_UNITS}.get(TYPES.get(axis, ""), frozenset())
     return name if name in allowed else None
 
 

@@ -126,7 +126,13 @@ def parse_split(text: str | None, planes: Mapping[str, int]) -> dict[str, list[i
         return {}
     single = next(iter(planes)) if len(planes) == 1 else None
     pieces = [p.strip() for p in text.split(",") if p.strip()]
-    if re.fullmatch(r"0?\.\d+", text):
+    fraction = re.fullmatch(r"0?\.\d+", text) is not None
+    if not pieces or (fraction and float(text) == 0):
+        raise InputError(
+            f"--split {text}: expected a fraction between 0 and 1, names of images, or plane numbers",
+            fix="--split 0.2, --split 'img_1*,img_07', or --split 20-23 for one stack",
+        )
+    if fraction:
         chosen = _spread(float(text), planes, single)
     elif single and all(re.fullmatch(r"\d+(-\d+)?", p) for p in pieces):
         chosen = {single: sorted({n for p in pieces for n in _plane_range(p, planes[single])})}

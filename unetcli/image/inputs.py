@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unetcli.image.axes import Axes
+from unetcli.errors import InputError
+from unetcli.image.axes import AXES, Axes, is_ordered
 from unetcli.image.dataset import TRUTH
 from unetcli.image.files import open_file
 from unetcli.image.pairing import list_images, stem
-from unetcli.image.source import Source
+from unetcli.image.source import Source, check_order
 from unetcli.image.store import Level, is_store, open_store
 
 
@@ -63,7 +64,24 @@ def _open(path: Path, axes: str | None, *, is_label: bool) -> list[Input]:
     store = open_store(path)
     found = []
     for image in store.images:
-        level = image.level if axes is None else Level(image.level.path, Axes.of(axes))
+        level = image.level if axes is None else _renamed(image.level, axes)
         names = [n for n in image.label_names if n == TRUTH or len(image.label_names) == 1]
         found.append(Input(image.name, level, image.labels(names[0]) if names else None, dict(store.attributes)))
     return found
+
+
+def _renamed(level: Level, names: str) -> Level:
+    """Return an array of a store with other axes; the pixel size stays, where an axis keeps its name."""
+    order = check_order(level.path, names, level.axes.keep(level.shape))
+    if not is_ordered(order):
+        raise InputError(
+            f"{level.path}: --axes {names}; the axes of a store are always in the order t, c, z, y, x",
+            fix=f"--axes {''.join(sorted(order, key=AXES.index))}, or leave it out",
+        )
+    old = level.axes
+    axes = Axes.of(
+        order,
+        dict(zip(old.names, old.scale, strict=True)),
+        dict(zip(old.names, old.units, strict=True)),
+    )
+    return replace(level, axes=axes)

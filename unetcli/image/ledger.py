@@ -17,7 +17,7 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,21 @@ class Ledger:
     def remove(self) -> None:
         """Forget everything: the store is complete."""
         shutil.rmtree(self.path)
+
+
+class JointLedger:
+    """The ledgers of stores that are written together: a tile is finished when it is on record in each."""
+
+    def __init__(self, ledgers: Sequence[Ledger]) -> None:
+        self.ledgers = ledgers
+
+    def __contains__(self, name: str) -> bool:
+        return all(name in ledger for ledger in self.ledgers)
+
+    def record(self, name: str) -> None:
+        """Write down in each that a tile is finished."""
+        for ledger in self.ledgers:
+            ledger.record(name)
 
 
 def check_fingerprint(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

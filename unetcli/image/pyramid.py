@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetcli.image.store import Level, NewStore
+from unetcli.image.new_store import NewStore
+from unetcli.image.store import Level
 from unetcli.image.streaming import Progress, Work, map_tiles, silent
 from unetcli.image.tiling import Box, Shape, Tile, TileGrid
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial, reduce
 from typing import Any
 
@@ -35,7 +35,7 @@ def statistics(
     """
     works = list(works)
     dtype = works[0].sources[0].dtype
-    run = partial(_tables, works=works, workers=workers, progress=progress)
+    run = partial(reduce_tiles, works=works, workers=workers, progress=progress)
     exact = dtype.kind in "bui" and dtype.itemsize <= 2
     if exact:
         origin, width = int(np.iinfo(dtype).min) if dtype.kind == "i" else 0, 1.0
@@ -47,18 +47,6 @@ def statistics(
         width = max((moments[:, 4].max() - origin) / (BINS - 1), 1e-30)
         counts = _sum(run(partial(_counts, origin=origin, width=width)))
     return [_describe(c, m, origin, width, 0.0 if exact else width) for c, m in zip(counts, moments, strict=True)]
-
-
-def _tables(
-    function: Callable[..., NDArray[Any]], works: list[Work], workers: int | None, progress: Progress
-) -> Iterator[NDArray[Any]]:
-    """Yield the table of each tile; say in which image an error is."""
-    tables = reduce_tiles(function, works, workers=workers, progress=progress)
-    for work in works:
-        try:
-            yield next(tables)
-        except InputError as error:
-            raise InputError(f"{work.sources[0].name}: {error}", fix=error.fix) from error
 
 
 def _sum(tables: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -81,11 +69,19 @@ def _bins(values: Block, origin: float, width: float | None) -> Block:
     return ((values - np.float64(origin)) / width).astype(np.int32)
 
 
+def check_finite(tile: Tile, block: Block) -> None:
+    """Raise an `InputError` if a block holds NaN or infinity, which nothing can be learned from."""
+    if block.dtype.kind == "f" and not (finite := np.isfinite(block)).all():
+        raise InputError(
+            f"{block.size - np.count_nonzero(finite)} values are NaN or infinite at {tile.core}; "
+            "expected finite gray values",
+            fix="replace them, for example with 0, before the image is prepared",
+        )
+
+
 def _moments(tile: Tile, block: Block) -> NDArray[np.float64]:
     """Return number, mean, sum of squared deviations, least and largest value of each channel, (c, 5)."""
-    if block.dtype.kind == "f" and not np.isfinite(block).all():
-        n = int((~np.isfinite(block)).sum())
-        raise InputError(f"{n} values are NaN or infinite at {tile.core}; expected finite gray values")
+    check_finite(tile, block)
     rows = []
     for values in _channels(block):
         mean = values.mean(dtype=np.float64)

@@ -1,4 +1,4 @@
-"""OME-Zarr stores: open what others wrote, create our own, finish them whole.
+"""OME-Zarr stores, of others and our own, opened.
 
 A store holds one image, or a collection of images as the groups of a bioformats2raw layout, which OME-Zarr
 readers know::
@@ -9,42 +9,29 @@ readers know::
       labels/truth/0 ...            image_00/       an image as on the left
                                     image_01/ ...
 
-Metadata is written last, the root's very last, by one atomic rename: until then no reader can mistake a
-store for a complete one. `unetcli` in the root's attributes says how the store was made.
+`unetcli` in the root's attributes says how the store was made; `unetcli.image.new_store` writes them.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import math
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numcodecs
 import numpy as np
 import zarr
 import zarr.errors
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
-from unetcli import __version__
-from unetcli.errors import ConfigError, InputError
+from unetcli.errors import InputError, first_line
 from unetcli.image.axes import AXES, Axes
-from unetcli.image.fingerprint import fingerprint
-from unetcli.image.ledger import Ledger, check_fingerprint, ledger_path
-from unetcli.image.ngff import ImageMetadata
+from unetcli.image.ledger import ledger_path
 from unetcli.image.pairing import stem
 from unetcli.image.tiling import Box, Shape
-
-FORMAT = 1
-CHUNK = 512
-SHARD = 2048
-TOGETHER = 4
-"""Up to so many channels share a chunk: they are always read together."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +46,26 @@ class Level:
         The axes that the array has.
     writable
         Whether it belongs to a store that is being written.
+    dense
+        Whether all of its shards must be there, as in stores of our own: in others a missing one stands for
+        zeros, so the loss of a file would go unnoticed.
     """
 
     path: Path
     axes: Axes
     writable: bool = False
+    dense: bool = False
 
     @functools.cached_property
     def _array(self) -> zarr.Array[Any]:
         try:
             array = zarr.open_array(self.path, mode="r+" if self.writable else "r")
         except (zarr.errors.ArrayNotFoundError, FileNotFoundError, KeyError, ValueError, TypeError) as error:
-            raise InputError(f"{self.path}: is not a readable Zarr array ({_first_line(error)})") from error
+            raise InputError(f"{self.path}: is not a readable Zarr array ({first_line(error)})") from error
         return array.with_config({"write_empty_chunks": True, "order": "C"})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "axes": self.axes, "writable": self.writable}
+        return {"path": self.path, "axes": self.axes, "writable": self.writable, "dense": self.dense}
 
     @property
     def name(self) -> str:
@@ -107,17 +98,33 @@ class Level:
         Raises
         ------
         InputError
-            If the stored bytes are damaged.
+            If the stored bytes are damaged, or lost.
         """
+        if self.dense:
+            self._require_shards(box)
         index = tuple(box.slices[AXES.index(a)] for a in self.axes.names)
         try:
             block = np.asarray(self._array[index])
         except (ValueError, RuntimeError, OSError) as error:
             raise InputError(
-                f"{self.path}: can not be read at {box} ({_first_line(error)}); expected whole chunks",
+                f"{self.path}: can not be read at {box} ({first_line(error)}); expected whole chunks",
                 fix="copy or make the store again",
             ) from error
         return block.astype(self.dtype, copy=False).reshape(box.shape)
+
+    def _require_shards(self, box: Box) -> None:
+        shards = Box(
+            tuple(a // s for a, s in zip(box.start, self.shard, strict=True)),
+            tuple(-(-b // s) for b, s in zip(box.stop, self.shard, strict=True)),
+        )
+        for index in np.ndindex(shards.shape):
+            position = tuple(i + a for i, a in zip(index, shards.start, strict=True))
+            key = self._array.metadata.encode_chunk_key(self.axes.keep(position))
+            if not (self.path / key).exists():
+                raise InputError(
+                    f"{self.path / key}: is missing; expected every part of the store",
+                    fix="copy or make the store again",
+                )
 
     def write(self, box: Box, block: NDArray[Any]) -> None:
         """Write whole shards. Nothing else may write to the same shards at the same time."""
@@ -144,6 +151,8 @@ class Image:
         Paths of the levels within the group, finest first.
     label_names
         Label images that belong to it.
+    dense
+        See `Level`.
     """
 
     name: str
@@ -151,11 +160,12 @@ class Image:
     axes: Axes
     level_paths: tuple[str, ...]
     label_names: tuple[str, ...] = ()
+    dense: bool = False
 
     @functools.cached_property
     def level(self) -> Level:
         """The image at full resolution."""
-        return Level(self.path / self.level_paths[0], self.axes)
+        return Level(self.path / self.level_paths[0], self.axes, dense=self.dense)
 
     def labels(self, name: str) -> Level:
         """Return a label image at full resolution.
@@ -170,7 +180,7 @@ class Image:
                 f"{self.path}: has no labels {name!r} (found: {', '.join(self.label_names) or 'none'})",
                 fix="unetcli prep IMAGE... --labels LABELS... -o data.zarr",
             )
-        return _open_image(self.path / "labels" / name, name).level
+        return _open_image(self.path / "labels" / name, name, dense=self.dense).level
 
 
 @dataclass(frozen=True)
@@ -211,34 +221,44 @@ def open_store(path: Path) -> Store:
         raise InputError(f"{path}: is not complete", fix="run the command that writes it again: it continues")
     if not is_store(path):
         raise InputError(f"{path}: is not an OME-Zarr store", fix=f"unetcli prep {path} -o data.zarr makes one of it")
-    attributes = _attributes(path)
-    ours = attributes.get("unetcli", {})
-    ome = attributes.get("ome", attributes)
-    if "multiscales" in ome:
-        name = ome["multiscales"][0].get("name") if ours else None  # our own stores remember what they were made of
-        return Store(path, (_open_image(path, name or stem(path.name)),), ours)
-    names = _series(path, ome)
-    return Store(path, tuple(_open_image(path / name, name) for name in names), ours)
+    with _parsing(path):
+        attributes = read_attributes(path)
+        ours = attributes.get("unetcli", {})
+        ome = attributes.get("ome", attributes)
+        dense = bool(ours)
+        if "multiscales" in ome:
+            name = ome["multiscales"][0].get("name") if ours else None  # our own stores remember what they are made of
+            return Store(path, (_open_image(path, name or stem(path.name), dense=dense),), ours)
+        names = _series(path, ome)
+        return Store(path, tuple(_open_image(path / name, name, dense=dense) for name in names), ours)
+
+
+@contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with the metadata of others into an `InputError` that names the group."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{path}: its OME-Zarr metadata can not be understood ({type(error).__name__}: {first_line(error)})"
+        ) from error
 
 
 def _series(path: Path, ome: Mapping[str, Any]) -> list[str]:
     if "bioformats2raw.layout" not in ome:
         raise InputError(f"{path}: is a Zarr group without 'multiscales'; expected an OME-Zarr image or collection")
-    series = _attributes(path / "OME", missing_ok=True)
+    series = read_attributes(path / "OME", missing_ok=True)
     names = series.get("ome", series).get("series")
     return list(names) if names else sorted((p.name for p in path.iterdir() if p.name.isdigit()), key=int)
 
 
-def _open_image(path: Path, name: str) -> Image:
-    attributes = _attributes(path)
-    ome = attributes.get("ome", attributes)
-    try:
-        multiscale = ome["multiscales"][0]
+def _open_image(path: Path, name: str, *, dense: bool = False) -> Image:
+    with _parsing(path):
+        attributes = read_attributes(path)
+        multiscale = attributes.get("ome", attributes)["multiscales"][0]
         levels = tuple(str(dataset["path"]) for dataset in multiscale["datasets"])
         axes = _axes_of(multiscale, path, levels[0])
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: its OME-Zarr metadata lacks {error}") from error
-    image = Image(name, path, axes, levels, _label_names(path))
+        image = Image(name, path, axes, levels, _label_names(path), dense)
     if len(image.level._array.shape) != len(axes.names) or 0 in image.level.shape:
         raise InputError(f"{path}: axes are ({', '.join(axes.names)}) but its shape is {image.level._array.shape}")
     return image
@@ -271,240 +291,25 @@ def _axes_of(multiscale: Mapping[str, Any], path: Path, level: str) -> Axes:
 
 
 def _label_names(path: Path) -> tuple[str, ...]:
-    labels = _attributes(path / "labels", missing_ok=True)
+    labels = read_attributes(path / "labels", missing_ok=True)
     return tuple(labels.get("ome", labels).get("labels", ()))
 
 
-def _attributes(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+def read_attributes(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     """Read a group's attributes, of Zarr format 3 or 2."""
     for file, key in ((path / "zarr.json", "attributes"), (path / ".zattrs", None)):
         if file.is_file():
+            content = file.read_bytes()
             try:
-                content = json.loads(file.read_bytes())
-                return dict(content.get(key, {}) if key else content)
-            except (ValueError, TypeError) as error:
-                start = file.read_bytes()[:40].decode(errors="replace")
+                parsed = json.loads(content)
+                return dict(parsed.get(key, {}) if key else parsed)
+            except (ValueError, TypeError, AttributeError) as error:
+                start = content[:40].decode(errors="replace")
                 pointer = start.startswith("version https://git-lfs")
-                found = "a Git LFS pointer" if pointer else f"not JSON ({start[:20]!r})"
+                found = "a Git LFS pointer" if pointer else f"no JSON object ({start[:20]!r})"
                 raise InputError(
                     f"{file}: is {found}; expected Zarr metadata", fix="git lfs pull" if pointer else None
                 ) from error
     if missing_ok or (path / ".zgroup").is_file():
         return {}
     raise InputError(f"{path}: has no Zarr metadata")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-# ------------------------------------------------------------------------------------------- creating
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How an array is cut in a store: chunk and shard, both (t, c, z, y, x)."""
-
-    chunk: Shape
-    shard: Shape
-
-    @classmethod
-    def of(cls, shape: Shape) -> Layout:
-        """Choose chunks of 512 and shards of 2048 squared pixels; small planes share a shard."""
-        _, c, z, y, x = shape
-        cy, cx = min(CHUNK, y), min(CHUNK, x)
-        sy, sx = (chunk * math.ceil(min(SHARD, n) / chunk) for chunk, n in ((cy, y), (cx, x)))
-        cc = c if c <= TOGETHER else 1
-        planes = max(1, SHARD * SHARD // (sy * sx * cc))
-        sz = min(z, 2 ** (planes.bit_length() - 1))  # powers of two, so that shards of any two arrays nest
-        return cls((1, cc, 1, cy, cx), (1, cc, sz, sy, sx))
-
-
-def create_level(
-    path: Path,
-    axes: Axes,
-    shape: Shape,
-    dtype: np.dtype[Any] | str,
-    *,
-    is_label: bool = False,
-    zarr_format: int = 3,
-) -> Level:
-    """Create an array, or open it where it was created before; labels are worth a slower compression."""
-    if not (path / "zarr.json").exists() and not (path / ".zarray").exists():
-        layout = Layout.of(shape)
-        effort = 3 if is_label else 1
-        compressor: Any = ZstdCodec(level=effort, checksum=True)
-        sharded: dict[str, Any] = {"shards": axes.keep(layout.shard), "dimension_names": list(axes.names)}
-        if zarr_format == 2:
-            compressor = numcodecs.Zstd(level=effort, checksum=True)
-            sharded = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
-        zarr.create_array(
-            path,
-            shape=axes.keep(shape),
-            dtype=dtype,
-            chunks=axes.keep(layout.chunk),
-            compressors=compressor,
-            fill_value=0,
-            zarr_format=zarr_format,  # type: ignore[arg-type]
-            overwrite=True,
-            **sharded,
-        )
-    return Level(path, axes, writable=True)
-
-
-def check_apart(out: Path, inputs: Sequence[Path]) -> None:
-    """Refuse an output that lies in an input, or holds one: no stage changes its input."""
-    for path in inputs:
-        a, b = out.resolve(), path.resolve()
-        if a == b or a in b.parents or (b in a.parents and is_store(b)):
-            raise ConfigError(f"-o {out}: is, or lies in, or holds the input {path}", fix="another -o")
-
-
-class NewStore:
-    """A store that is being written: begun, filled by tiles, finished whole.
-
-    Parameters
-    ----------
-    path
-        The store.
-    stage
-        The command that writes it.
-    settings
-        What its bytes follow from besides the inputs: the stage's config and what was derived from it.
-    inputs
-        Role of each input to its path, or paths.
-    overwrite
-        Remove a store of an earlier run first, complete or not.
-    zarr_format
-        3 for OME-Zarr 0.5, 2 for 0.4.
-
-    Raises
-    ------
-    ConfigError
-        If the path holds a store that was made with other settings or inputs.
-    InputError
-        If the path holds something that is not ours.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        stage: str,
-        settings: Mapping[str, Any],
-        inputs: Mapping[str, Path | Sequence[Path] | None],
-        overwrite: bool = False,
-        zarr_format: int = 3,
-    ) -> None:
-        self.path, self.stage, self.zarr_format = path, stage, zarr_format
-        paths = {role: [given] if isinstance(given, Path) else list(given or ()) for role, given in inputs.items()}
-        check_apart(path, [p for listed in paths.values() for p in listed])
-        digests = {role: [fingerprint(p) for p in listed] for role, listed in paths.items()}
-        self.fingerprint = json.loads(json.dumps({"stage": stage, "settings": settings, "inputs": digests}))
-        self.complete = False
-        begun = ledger_path(path).exists()
-        if overwrite:
-            self._remove_old()
-        elif path.exists() and not begun:
-            self._check_complete()
-        if not self.complete:
-            self.ledger = Ledger(path, self.fingerprint)
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"{path}: can not be written ({error.strerror})") from error
-
-    def _remove_old(self) -> None:
-        if self.path.exists() and not ledger_path(self.path).exists() and not self._is_ours():
-            raise InputError(f"{self.path}: exists and was not made by unetcli", fix="another -o, or remove it by hand")
-        Path.mkdir(ledger_path(self.path), parents=True, exist_ok=True)  # from here on it is not complete
-        shutil.rmtree(self.path, ignore_errors=True)
-        shutil.rmtree(ledger_path(self.path))
-
-    def _is_ours(self) -> bool:
-        return is_store(self.path) and "unetcli" in _attributes(self.path)
-
-    def _check_complete(self) -> None:
-        if self.path.is_dir() and not any(self.path.iterdir()):
-            return
-        if not self._is_ours():
-            raise InputError(f"{self.path}: exists and was not made by unetcli", fix="another -o, or remove it by hand")
-        check_fingerprint(self.path, _attributes(self.path)["unetcli"]["fingerprint"], self.fingerprint)
-        self.complete = True
-
-    def level(
-        self, group: str, level: int, axes: Axes, shape: Shape, dtype: np.dtype[Any] | str, *, is_label: bool = False
-    ) -> Level:
-        """Create one array of an image, ``group/level``; an empty `group` is the store itself."""
-        path = self.path / group / str(level)
-        return create_level(path, axes, shape, dtype, is_label=is_label, zarr_format=self.zarr_format)
-
-    def finish(self, images: Sequence[ImageMetadata], attributes: Mapping[str, Any]) -> None:
-        """Write all metadata, the root's last, and forget the ledger.
-
-        Parameters
-        ----------
-        images
-            The images with their labels. One image of an empty name is the store itself.
-        attributes
-            What else to write down under ``unetcli``.
-        """
-        for partial in self.path.rglob("*.partial"):  # left by a writer that was killed
-            partial.unlink()
-        ours = {
-            "format": FORMAT,
-            "stage": self.stage,
-            "version": __version__,
-            **attributes,
-            "fingerprint": self.fingerprint,
-        }
-        for image in images:
-            self._finish_labels(image)
-            for nested in image.nested:
-                self._write_group(nested.group, self._ome(nested.ome(self.zarr_format)))
-            if image.group:
-                self._write_group(image.group, self._ome(image.ome(self.zarr_format)))
-        if [image.group for image in images] == [""]:
-            root = images[0].ome(self.zarr_format)
-        else:
-            self._write_group("OME", self._ome({"series": [image.group for image in images]}))
-            root = {"bioformats2raw.layout": 3}
-        self._write_group("", {**self._ome(root), "unetcli": ours})
-        self.ledger.remove()
-
-    def _finish_labels(self, image: ImageMetadata) -> None:
-        if not image.labels:
-            return
-        for label in image.labels:
-            self._write_group(f"{image.group}/labels/{label.group}".strip("/"), self._ome(label.ome(self.zarr_format)))
-        names = [label.group for label in image.labels]
-        # vizarr looks for the list beside 'ome', other readers inside it.
-        attributes = {**self._ome({"labels": names}), "labels": names}
-        self._write_group(f"{image.group}/labels".strip("/"), attributes)
-
-    def _ome(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        if self.zarr_format == 2:
-            return dict(metadata)
-        return {"ome": {"version": "0.5", **metadata}}
-
-    def _write_group(self, group: str, attributes: Mapping[str, Any]) -> None:
-        path = self.path / group
-        if not is_store(path):
-            zarr.create_group(path, attributes=dict(attributes), zarr_format=self.zarr_format)  # type: ignore[arg-type]
-        else:
-            zarr.open_group(path, mode="r+", use_consolidated=False).attrs.put(dict(attributes))
-
-
-def collection_groups(names: Iterable[str]) -> list[str]:
-    """Return the group of each image of a collection: its name; one image alone is the store itself.
-
-    Raises
-    ------
-    ConfigError
-        If two images have the same name.
-    """
-    groups = list(names)
-    if len(set(groups)) < len(groups):
-        twice = sorted({n for n in groups if groups.count(n) > 1})
-        raise ConfigError(f"images share the names {', '.join(twice)}; expected a name of its own for each")
-    return groups if len(groups) > 1 else [""]

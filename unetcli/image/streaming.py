@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from unetcli.errors import DeviceError, UnetcliError
-from unetcli.image.ledger import Ledger
+from unetcli.errors import DeviceError, InputError, UnetcliError
+from unetcli.image.ledger import JointLedger, Ledger
 from unetcli.image.source import Source, read_mirrored
 from unetcli.image.store import Level
 from unetcli.image.tiling import Box, Tile, TileGrid
@@ -71,7 +71,7 @@ def work_on(name: str, grid: TileGrid, sources: Sequence[Source], targets: Seque
 def map_tiles(
     function: Callable[..., Block | tuple[Block, ...]],
     works: Iterable[Work],
-    ledger: Ledger,
+    ledger: Ledger | JointLedger,
     *,
     read: Reader = read_mirrored,
     workers: int | None = None,
@@ -83,7 +83,7 @@ def map_tiles(
     ----------
     function
         Takes a `Tile` and a block of each source that covers its read box, (t, c, z, y, x); returns a block
-        that covers its core for each target.
+        that covers its core for each target. An `InputError` of it is said of the first source.
     works
         The tiles; those in the ledger are left out.
     ledger
@@ -105,8 +105,7 @@ def map_tiles(
 
     def compute(work: Work) -> None:
         with _naming(work):
-            result = function(work.tile, *(read(source, work.tile.read) for source in work.sources))
-            _write(work, result, ledger)
+            _write(work, _call(function, work, [read(source, work.tile.read) for source in work.sources]), ledger)
 
     for done, _ in enumerate(_in_order(compute, todo, workers), start=total - len(todo) + 1):
         progress(done, total)
@@ -125,7 +124,7 @@ def reduce_tiles(
 
     def compute(work: Work) -> T:
         with _naming(work):
-            return function(work.tile, *(read(source, work.tile.read) for source in work.sources))
+            return _call(function, work, [read(source, work.tile.read) for source in work.sources])
 
     for done, table in enumerate(_in_order(compute, todo, workers), start=1):
         yield table
@@ -135,7 +134,7 @@ def reduce_tiles(
 def stream_tiles(
     function: Callable[..., Block | tuple[Block, ...]],
     works: Iterable[Work],
-    ledger: Ledger,
+    ledger: Ledger | JointLedger,
     *,
     read: Reader = read_mirrored,
     workers: int | None = None,
@@ -161,7 +160,7 @@ def stream_tiles(
         tiles = zip(todo, _in_order(fetch, todo, workers), strict=True)
         for done, (work, blocks) in enumerate(tiles, start=total - len(todo) + 1):
             with _naming(work):
-                result = function(work.tile, *blocks)
+                result = _call(function, work, blocks)
             pending.append(writer.submit(store, work, result))
             if len(pending) > 1:
                 pending.popleft().result()
@@ -171,12 +170,20 @@ def stream_tiles(
             progress(total, total)
 
 
-def _todo(works: Iterable[Work], ledger: Ledger) -> tuple[list[Work], int]:
+def _call(function: Callable[..., T], work: Work, blocks: Sequence[Block]) -> T:
+    """Call a function of blocks; what it finds wrong with their pixels is wrong with the first source."""
+    try:
+        return function(work.tile, *blocks)
+    except InputError as error:
+        raise InputError(f"{work.sources[0].name}: {error}", fix=error.fix) from error
+
+
+def _todo(works: Iterable[Work], ledger: Ledger | JointLedger) -> tuple[list[Work], int]:
     everything = list(works)
     return [work for work in everything if work.name not in ledger], len(everything)
 
 
-def _write(work: Work, result: Block | tuple[Block, ...], ledger: Ledger) -> None:
+def _write(work: Work, result: Block | tuple[Block, ...], ledger: Ledger | JointLedger) -> None:
     blocks = result if isinstance(result, tuple) else (result,)
     for target, block in zip(work.targets, blocks, strict=True):
         target.write(work.tile.core.clip(target.shape), block)  # a mask has fewer channels than probabilities

@@ -5,6 +5,7 @@ Shapes are written ``(n, c, y, x)``; in 3D there is a ``z`` before ``y``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -27,7 +28,7 @@ NORMS: dict[str, Callable[[int], Norm]] = {
     "none": lambda _: nn.Identity,
     "batch": lambda ndim: {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[ndim],
     "instance": lambda ndim: {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[ndim],
-    "group": lambda _: lambda channels: nn.GroupNorm(min(8, channels), channels),
+    "group": lambda _: lambda channels: nn.GroupNorm(math.gcd(8, channels), channels),
 }
 """Normalization by name: the number of axes to what makes a layer for a number of channels."""
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from unetcli.atomic import write_atomically
-from unetcli.errors import InputError
+from unetcli.errors import InputError, first_line
 from unetcli.models import build_model
 from unetcli.models.geometry import Geometry
 
@@ -77,7 +77,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelHeader]:
         with safe_open(file, framework="pt") as tensors:
             network.load_state_dict({name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise InputError(f"{file}: parameters do not fit its header ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{file}: parameters do not fit its header ({first_line(error)})") from error
     return network.eval(), header
 
 
@@ -88,15 +88,20 @@ def read_header(path: Path) -> ModelHeader:
         with safe_open(file, framework="pt") as tensors:
             text = (tensors.metadata() or {}).get("unetcli")
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: is not a model ({str(error).splitlines()[0]}); expected safetensors") from error
+        raise InputError(f"{file}: is not a model ({first_line(error)}); expected safetensors") from error
     if text is None:
         raise InputError(f"{file}: was not written by unetcli; expected its header in the metadata")
-    fields = json.loads(text)
-    if fields.pop("format") != FORMAT:
-        raise InputError(f"{file}: has a newer format", fix="pip install --upgrade unetcli")
-    for name in ("classes", "mean", "std"):
-        fields[name] = tuple(fields[name])
-    return ModelHeader(**{**fields, "geometry": Geometry(**fields["geometry"])})
+    try:
+        fields = json.loads(text)
+        if fields.pop("format") != FORMAT:
+            raise InputError(f"{file}: has a newer format", fix="pip install --upgrade unetcli")
+        for name in ("classes", "mean", "std"):
+            fields[name] = tuple(fields[name])
+        return ModelHeader(**{**fields, "geometry": Geometry(**fields["geometry"])})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{file}: the header of the model can not be understood ({type(error).__name__}: {first_line(error)})"
+        ) from error
 
 
 def model_file(path: Path) -> Path:
@@ -124,6 +129,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return dict(torch.load(path, weights_only=True, map_location="cpu"))
     except Exception as error:
         raise InputError(
-            f"{path}: is damaged ({str(error).splitlines()[0][:80]})",
+            f"{path}: is damaged ({first_line(error)[:80]})",
             fix="--overwrite starts again from nothing",
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import torch
 
@@ -22,10 +23,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
         logger.info("device: %s", torch.cuda.get_device_name() if name == "cuda" else "cpu (no CUDA device found)")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(f"--device {name}: is not a device; expected auto, cpu, cuda or cuda:N") from error
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise DeviceError(f"--device {name}: is not a device; expected auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(
             f"--device {name}: there are {torch.cuda.device_count()} CUDA devices",

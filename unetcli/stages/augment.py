@@ -18,9 +18,9 @@ from unetcli.config import AugmentConfig
 from unetcli.errors import InputError
 from unetcli.image.axes import Axes
 from unetcli.image.dataset import TARGET, TRUTH, WEIGHTS, Dataset, open_dataset
+from unetcli.image.new_store import NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.source import Source
-from unetcli.image.store import NewStore, collection_groups
 from unetcli.image.streaming import Progress, Work, map_tiles, silent
 from unetcli.image.tiling import Box, Shape, TileGrid
 from unetcli.kernels.displacement import source_positions
@@ -77,6 +77,8 @@ def run(
     planes = [(found[image.name], t, z) for image, t, z in dataset.planes(validation=False) if ndim == 2 or z == 0]
     if not planes:
         raise InputError(f"{data}: has no training images", fix="prepare it with another --split")
+    if preview is not None and not preview.parent.is_dir():
+        raise InputError(f"--preview {preview}: there is no folder {preview.parent}", fix="make the folder first")
     samples = [draw_sample(planes, config, config.seed, k, None, ndim) for k in range(config.samples)]
     if dry_run:
         return {"out": str(out), "would_write": f"{len(samples)} samples of {len(planes)} training images"}

@@ -21,9 +21,9 @@ from unetcli.errors import BelowBoundError, ConfigError, InputError
 from unetcli.image.axes import describe_shape
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.inputs import Input, open_inputs
+from unetcli.image.new_store import check_apart
 from unetcli.image.pairing import pair
 from unetcli.image.source import Source
-from unetcli.image.store import check_apart
 from unetcli.image.streaming import Progress, silent
 from unetcli.image.tiling import Box
 from unetcli.metrics.scores import SCORES, score_curves, score_image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -18,16 +19,19 @@ from unetcli.errors import ConfigError, InputError
 from unetcli.image.axes import Axes, describe_shape, parse_pixel_size
 from unetcli.image.dataset import TRUTH, parse_split
 from unetcli.image.inputs import open_inputs
+from unetcli.image.new_store import Layout, NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
-from unetcli.image.pairing import pair
+from unetcli.image.pairing import list_images, pair
 from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, nearest_2x2
 from unetcli.image.source import Source
-from unetcli.image.statistics import statistics
-from unetcli.image.store import Layout, Level, NewStore, collection_groups
+from unetcli.image.statistics import check_finite, statistics
+from unetcli.image.store import Level
 from unetcli.image.streaming import Progress, Work, map_tiles, reduce_tiles, silent, work_on
 from unetcli.image.tiling import Tile, TileGrid
 
 Block = NDArray[Any]
+RESERVED = {"ome", "labels", "zarr.json"}
+"""Names that mean something else in a collection."""
 SAMPLE_TILE = (1, 16, 1, 2048, 2048)
 """Tiles in which label values are collected: files have no shards."""
 
@@ -60,20 +64,14 @@ class LabelMap:
     values: tuple[int, ...]
     names: tuple[str, ...]
 
-    def __call__(self, tile: Tile, block: Block) -> Block:
+    def __call__(self, _: Tile, block: Block) -> Block:
         """Turn label values to class indices (uint8), or keep ids (uint32)."""
         if self.kind == "instances":
             return block.astype(np.uint32)
         values = np.asarray(self.values)
         order = np.argsort(values)
         at = np.searchsorted(values, block, sorter=order).clip(max=len(values) - 1)
-        index = order[at]
-        if not np.array_equal(values[index], block):
-            strange = np.unique(block[values[index] != block])[:5].tolist()
-            raise InputError(
-                f"labels hold the values {strange} at {tile.core}; expected those of --classes: {list(self.values)}"
-            )
-        mapped: Block = index.astype(np.uint8)
+        mapped: Block = order[at].astype(np.uint8)
         return mapped
 
 
@@ -115,6 +113,8 @@ def run(
     InputError
         If a file can not be read, or images and labels do not fit.
     """
+    found = list_images(images)
+    images = [path for path in found if path in images or path.resolve() != out.resolve()]  # -o among the files
     items = _check(_open_items(images, labels, config))
     notes = list(dict.fromkeys(note for item in items for note in _notes(item)))
     label_map = _label_map(items, config, notes)
@@ -126,8 +126,8 @@ def run(
     store = NewStore(
         out,
         stage="prep",
-        settings=asdict(config),
-        inputs={"images": images, "labels": labels},
+        settings={**asdict(config), "names": [item.name for item in items]},
+        inputs={"images": images, "labels": list_images(labels)},
         overwrite=overwrite,
         zarr_format=2 if config.ngff == "0.4" else 3,
     )
@@ -142,7 +142,8 @@ def run(
 
 def _open_items(images: Sequence[Path], labels: Sequence[Path], config: PrepConfig) -> list[Item]:
     opened = open_inputs(images, axes=config.axes)
-    items = [Item(_group_name(i.name), i.source, i.labels, i.source.axes) for i in opened]
+    names = _group_names([i.name for i in opened])
+    items = [Item(name, i.source, i.labels, i.source.axes) for name, i in zip(names, opened, strict=True)]
     if config.pixel_size:
         items = [replace(item, axes=_with_pixel_size(item.axes, config.pixel_size)) for item in items]
     if not labels:
@@ -163,9 +164,23 @@ def _with_pixel_size(axes: Axes, text: str) -> Axes:
     return Axes.of(axes.names, {**known, **scale}, {**units, **dict.fromkeys(scale, unit)})
 
 
-def _group_name(name: str) -> str:
-    """Return a name that any file system and any reader of Zarr takes."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") or "image"
+def _group_names(names: Sequence[str]) -> list[str]:
+    """Return names that any file system and any reader of Zarr takes, and that mean nothing else in a store.
+
+    Raises
+    ------
+    ConfigError
+        If two images have the same name.
+    """
+    collection_groups(names)
+    groups: list[str] = []
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") or "image"
+        plain = f"image_{plain}" if plain.lower() in RESERVED else plain
+        taken = {group.lower() for group in groups}  # some file systems do not tell a from A
+        numbered = (f"{plain}_{k}" for k in itertools.count(2))
+        groups.append(next(g for g in itertools.chain([plain], numbered) if g.lower() not in taken))
+    return groups
 
 
 def _check(items: list[Item]) -> list[Item]:
@@ -202,17 +217,22 @@ def _label_map(items: list[Item], config: PrepConfig, notes: list[str]) -> Label
     if not truths:
         return None
     works = [w for name, truth in truths for w in work_on(name, TileGrid(truth.shape, SAMPLE_TILE), [truth])]
+    named = _parse_classes(config.classes) if config.classes else {}
     found: set[int] = set()
-    for unique in reduce_tiles(lambda _, block: np.unique(block), works):
-        found.update(int(v) for v in unique)
-    values = sorted(found)
+    for work, unique in zip(works, reduce_tiles(lambda _, block: np.unique(block), works), strict=True):
+        found.update(unique.tolist())
+        if named and not found <= named.keys():
+            raise InputError(
+                f"{work.sources[0].name}: labels hold the values {sorted(found - named.keys())[:5]} at "
+                f"{work.tile.core}; expected those of --classes: {sorted(named)}"
+            )
+    values = sorted(int(v) for v in found)
     if len(values) < 2:
         raise InputError(
             f"{truths[0][1].name}: labels hold only the value {values[0]}; expected background and something else",
             fix="check that these are the labels, and not empty ones",
         )
-    if config.classes:
-        named = _parse_classes(config.classes)
+    if named:
         return LabelMap("classes", tuple(named), tuple(named.values()))
     kind = config.label_kind or ("classes" if len(values) == 2 else "instances")
     if config.label_kind is None:
@@ -290,7 +310,8 @@ def _convert(
     return statistics(tiles, workers=workers, progress=progress)
 
 
-def _keep(_: Tile, block: Block) -> Block:
+def _keep(tile: Tile, block: Block) -> Block:
+    check_finite(tile, block)
     return block
 
 

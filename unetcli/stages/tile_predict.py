@@ -15,10 +15,12 @@ from torch import nn
 
 from unetcli.config import PredictConfig
 from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError
+from unetcli.image.ledger import JointLedger
+from unetcli.image.new_store import NewStore, check_apart, collection_groups
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pyramid import build_pyramids, level_shapes, nearest_2x2
 from unetcli.image.source import read_mirrored
-from unetcli.image.store import Image, Level, NewStore, Store, collection_groups, open_store
+from unetcli.image.store import Image, Level, Store, open_store
 from unetcli.image.streaming import Progress, Work, available_cpus, silent, stream_tiles
 from unetcli.image.tiling import Box, Tile, TileGrid
 from unetcli.models.checkpoint import ModelHeader, load_model, model_file
@@ -90,6 +92,8 @@ def run(
         "outputs": ["mask", *(["probabilities"] if probabilities else [])],
     }
     inputs = {"image": image, "model": model_file(model)}
+    if probabilities is not None:
+        check_apart(probabilities, [image, model_file(model), out])
     mask = NewStore(out, stage="tile-predict", settings=settings, inputs=inputs, overwrite=overwrite)
     stores = [mask]
     if probabilities is not None:
@@ -103,7 +107,8 @@ def run(
     if not mask.complete:
         groups = dict(zip(collection_groups(i.name for i in source.images), source.images, strict=True))
         works, masks = _lay_out(groups, predictor, stores)
-        predictor.run_over(works, mask, workers, progress)
+        ledger = JointLedger([store.ledger for store in stores if not store.complete])
+        predictor.run_over(works, ledger, workers, progress)
         build_pyramids(mask, masks, nearest_2x2, workers=workers, progress=progress)
         for store in reversed(stores):  # the mask last: it stands for the whole run
             if not store.complete:
@@ -174,7 +179,7 @@ class Predictor:
             }
         return {}
 
-    def run_over(self, works: list[Work], store: NewStore, workers: int | None, progress: Progress) -> None:
+    def run_over(self, works: list[Work], ledger: JointLedger, workers: int | None, progress: Progress) -> None:
         """Predict and write all tiles that are not done yet."""
         n_outputs = len(works[0].targets) if works else 1
 
@@ -183,7 +188,7 @@ class Predictor:
             mask = result.argmax(axis=1, keepdims=True).astype(np.uint8)
             return (mask, self._quantize(result))[:n_outputs]
 
-        stream_tiles(predict, works, store.ledger, read=read_mirrored, workers=workers, progress=progress)
+        stream_tiles(predict, works, ledger, read=read_mirrored, workers=workers, progress=progress)
 
     def predict(self, core: Box, block: Block, step: int | None = None) -> NDArray[np.float32]:
         """Return the probabilities (t, classes, z, y, x) of a core from the block that was read for it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import platform
 import shutil
 from collections import deque
@@ -27,8 +28,8 @@ from unetcli.errors import ConfigError, DeviceError, InputError, Unfinished
 from unetcli.image.dataset import Dataset, open_dataset
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import check_fingerprint
+from unetcli.image.new_store import check_apart
 from unetcli.image.source import in_memory, read_mirrored
-from unetcli.image.store import check_apart
 from unetcli.image.streaming import Progress, available_cpus, silent
 from unetcli.image.tiling import Box, TileGrid
 from unetcli.models import build_model
@@ -102,9 +103,11 @@ def run(
         If `progress` asks to stop; the checkpoint holds everything.
     """
     dataset = open_dataset(data)
+    dataset.require_labels()
     parameters = network_parameters(config, dataset)
     geometry = geometry_of(config.arch, parameters)
     geometry.check_size("--patch-size", config.patch_size)
+    _check_norm(config, geometry)
     if dry_run:
         return _dry_run(config, parameters, geometry, dataset)
     plan = {
@@ -113,11 +116,11 @@ def run(
         "inputs": {"data": fingerprint(data), "weights": fingerprint(weights) if weights else None},
     }
     check_apart(out, [data, *([weights] if weights else [])])
+    planes = {part: _planes(dataset, weights, validation=part == "validation") for part in ("training", "validation")}
+    chosen = choose_device(device)
     if _is_complete(out, plan, overwrite=overwrite):
         return _summary(out, already=True)
-    planes = {part: _planes(dataset, weights, validation=part == "validation") for part in ("training", "validation")}
     torch.manual_seed(config.seed)
-    chosen = choose_device(device)
     if chosen.type == "cpu":
         torch.set_num_threads(available_cpus())
     trainer = Trainer.build(config, parameters, geometry, dataset, chosen)
@@ -134,6 +137,17 @@ def run(
     draw_curves(trainer.rows, out / "curves.png")
     save_model(out / "model.safetensors", trainer.network.state_dict(), header)
     return _summary(out, already=False)
+
+
+def _check_norm(config: TrainConfig, geometry: Geometry) -> None:
+    """Refuse a normalization over one value: batch and instance normalization have no gradient there."""
+    bottom = (config.patch_size // geometry.stride) ** 2 * (config.batch_size if config.norm == "batch" else 1)
+    if config.norm in ("batch", "instance") and bottom == 1:
+        raise ConfigError(
+            f"--norm {config.norm} with --patch-size {config.patch_size}: one value is left to normalize over at the "
+            "bottom of the network; expected more",
+            fix=f"--patch-size {2 * config.patch_size}, or --norm group",
+        )
 
 
 def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
@@ -249,15 +263,16 @@ class Trainer:
         image, target, weights = (self.fabric.to_device(part) for part in batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss = weighted_cross_entropy(self.network(image).float(), target, weights)
-        if not torch.isfinite(loss):
+        value = float(loss.detach())
+        if not math.isfinite(value):
             raise ConfigError(
-                f"the loss is {float(loss)} at step {self.step + 1}; training can not go on",
+                f"the loss is {value} at step {self.step + 1}; training can not go on",
                 fix=f"a smaller --learning-rate than {self.config.learning_rate:g}, with --overwrite",
             )
         self.fabric.backward(loss)
         self.optimizer.step()
         self.scheduler.step()
-        return float(loss.detach())
+        return value
 
     def _batches(self, planes: list[Plane], workers: int | None) -> Iterator[list[Tensor]]:
         """Yield the batches of the steps that are left; sample k of the run is a function of (seed, k) alone."""
@@ -315,9 +330,9 @@ class Trainer:
             self.network.train()
             loss, weight, wrong, both, either, pixels = total
             row |= {
-                "validation_loss": loss / weight,
-                "validation_pixel_error": wrong / pixels,
-                "validation_iou": both / either if either else 1.0,
+                "validation_loss": float(loss / weight),
+                "validation_pixel_error": float(wrong / pixels),
+                "validation_iou": float(both / either) if either else 1.0,
             }
         self.rows.append(row)
         _write_rows(out / "metrics.csv", self.rows)
@@ -389,7 +404,8 @@ def _is_complete(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool
     if out.is_dir() and any(out.iterdir()):
         if not run_file.exists():
             raise InputError(f"{out}: exists and is not a training run", fix="another -o, or remove it by hand")
-        check_fingerprint(out, json.loads(run_file.read_text())["fingerprint"], plan)
+        if any((out / name).exists() for name in ("last.ckpt", "model.safetensors")):  # else nothing is lost
+            check_fingerprint(out, json.loads(run_file.read_text())["fingerprint"], plan)
     return (out / "model.safetensors").exists()
 
 

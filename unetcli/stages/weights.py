@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from unetcli.config import WeightsConfig
 from unetcli.errors import ConfigError
 from unetcli.image.dataset import TARGET, TRUTH, Dataset, open_dataset
+from unetcli.image.new_store import Layout, NewStore, collection_groups, create_level
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.source import read_filled
-from unetcli.image.store import Level, NewStore, collection_groups, create_level, open_store
+from unetcli.image.store import Level, open_store
 from unetcli.image.streaming import Progress, Work, map_tiles, reduce_tiles, silent, work_on
 from unetcli.image.tiling import Shape, Tile, TileGrid
 from unetcli.kernels.labels import face_pairs, label_components, merge
@@ -60,9 +61,10 @@ def run(
     """
     dataset = open_dataset(data)
     dataset.require_labels()
+    given_balance(config, len(dataset.classes))
     ndim = config.ndim or dataset.ndim
     if dry_run:
-        tiles = sum(len(TileGrid(t.shape, t.shard)) for t in (i.labels(TRUTH) for i in dataset.images))
+        tiles = sum(len(_grid(image.labels(TRUTH).shape)) for image in dataset.images)
         return {"out": str(out), "images": len(dataset.images), "would_compute": f"{tiles} tiles, in {ndim}D"}
     store = NewStore(
         out,
@@ -75,7 +77,9 @@ def run(
         job = _Job(store, dataset, config, ndim, workers, progress)
         pairs = job.find_objects()
         counts = job.count_classes(pairs)
-        balance = _balance(config, counts)
+        balance = given_balance(config, len(counts))
+        if balance is None:
+            balance = class_balance(counts, config.balance)
         job.write_weights(pairs, balance)
         classes = dict(enumerate(dataset.classes))
         metadata = [
@@ -116,7 +120,7 @@ class _Job:
         They are labelled tile by tile, joined where they touch across faces, and numbered by their first
         pixel: the ids are those of the whole image, whatever the tiling.
         """
-        grid = TileGrid(truth.shape, truth.shard)
+        grid = _grid(truth.shape)
         ledger = self.store.ledger
         parts = create_level(ledger.scratch(f"{name}.parts"), truth.axes, truth.shape, "uint32", is_label=True)
         ids = create_level(ledger.scratch(f"{name}.objects"), truth.axes, truth.shape, "uint32", is_label=True)
@@ -199,8 +203,13 @@ class _Job:
         halo = [math.ceil(reach / s) + self.config.border_width for s in spacing]
         if self.ndim == 2:
             halo[0] = 0
-        grid = TileGrid(truth.shape, truth.shard, (0, 0, *halo))
+        grid = _grid(truth.shape, (0, 0, *halo))
         return work_on(group or "image", grid, [truth, ids], targets)
+
+
+def _grid(shape: Shape, halo: Shape = (0, 0, 0, 0, 0)) -> TileGrid:
+    """Lay tiles on the shards of what is written, whatever those of the labels are."""
+    return TileGrid(shape, Layout.of(shape).shard, halo)
 
 
 def over_volumes(kernel: Callable[..., Sequence[Block]], ndim: int, *blocks: Block) -> tuple[Block, ...]:
@@ -253,16 +262,24 @@ def _side(tile: Tile, axis: int, at: int, parts: Level, truth: Level, offset: in
     return np.where(ids > 0, ids + offset, 0), truth.read(box).reshape(1, -1)
 
 
-def _balance(config: WeightsConfig, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    if config.balance == "inverse" or config.balance == "none":
-        return class_balance(counts, config.balance)
+def given_balance(config: WeightsConfig, n_classes: int) -> NDArray[np.float64] | None:
+    """Return the class weights that ``--balance`` names one by one; `None` for ``inverse`` and ``none``.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither a rule nor one number for each class.
+    """
+    if config.balance in ("inverse", "none"):
+        return None
     try:
         given = np.array([float(n) for n in config.balance.split(",")])
     except ValueError:
         given = np.empty(0)
-    if len(given) != len(counts) or not (np.isfinite(given).all() and (given >= 0).all() and given.any()):
+    if len(given) != n_classes or not (np.isfinite(given).all() and (given >= 0).all() and given.any()):
         raise ConfigError(
-            f"--balance {config.balance}: expected inverse, none, or {len(counts)} numbers of at least 0, one a class"
+            f"--balance {config.balance}: expected inverse, none, or {n_classes} numbers of at least 0, one a class",
+            fix=f"--balance {','.join(['1'] * n_classes)}",
         )
     return given
 

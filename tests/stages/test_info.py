@@ -1,0 +1,315 @@
+"""Whatever a path is, it is said in plain words, without changing it; what it is not, in one line."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from PIL import Image
+from safetensors.numpy import save_file
+
+from tests.conftest import N_IMAGES, SIZE, TINY, Stopped, cells, files_of, stop_after
+from unetcli.config import AugmentConfig, EvaluateConfig, PredictConfig, PrepConfig, TrainConfig
+from unetcli.errors import InputError
+from unetcli.stages import augment, evaluate, info, prep, tile_predict, train
+
+
+def prepared(folder, array, **config):
+    np.save(folder / "image.npy", array)
+    prep.run([folder / "image.npy"], folder / "d.zarr", PrepConfig(**config))
+    return folder / "d.zarr"
+
+
+# ------------------------------------------------------------------------------------------- stores
+
+
+def test_a_data_set_with_object_ids(instances):
+    found = info.run(instances)
+    assert found["kind"] == "OME-Zarr store, written by prep"
+    assert found["images"] == N_IMAGES
+    assert re.match(rf"yx {SIZE} x {SIZE}\b", found["size"])
+    assert found["type"] == "uint8"
+    assert found["labels"] == "truth"
+    assert found["classes"] == "instances: background, object"
+    assert found["validation"] == "img_02"
+
+
+def test_a_data_set_with_classes(classes):
+    found = info.run(classes)
+    assert found["classes"].startswith("classes: ")
+    assert found["validation"] == "none"
+
+
+def test_the_gray_values_are_those_of_the_pixels(tmp_path):
+    image = cells((30, 40), 1)[0]
+    found = info.run(prepared(tmp_path, image))
+    assert found["gray_values"] == f"{image.min()} to {image.max()}, mean {image.mean():.4g}"
+    assert found["labels"] == "none"
+
+
+def test_each_channel_has_its_gray_values(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "rgb.png")
+    prep.run([tmp_path / "rgb.png"], tmp_path / "d.zarr", PrepConfig())
+    found = info.run(tmp_path / "d.zarr")
+    assert found["gray_values"].split("; ") == [
+        f"{c.min()} to {c.max()}, mean {c.mean():.4g}" for c in np.moveaxis(rgb, -1, 0)
+    ]
+    assert "cyx 3 x 20 x 30" in found["size"]
+
+
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_axes_and_pixel_size(tmp_path, ngff):
+    found = info.run(prepared(tmp_path, np.zeros((5, 30, 40), np.uint16), axes="zyx", pixel_size="2,0.5,0.5um", ngff=ngff))
+    assert found["size"] == "zyx 5 x 30 x 40"
+    assert found["type"] == "uint16"
+    for part in ("zyx", "z 2 micrometer", "x 0.5 micrometer"):
+        assert part in found["axes"]
+
+
+def test_the_number_of_levels(tmp_path, small_tiles):
+    levels = info.run(prepared(tmp_path, cells((200, 150), 2)[0]))["levels"]
+    assert levels > 1
+    assert levels == sum(p.name.isdigit() for p in (tmp_path / "d.zarr").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("stage", "kind", "labels"), [("weights", "float32", "target"), ("augment", "uint8", "truth")], ids=str
+)
+def test_stores_say_what_wrote_them(request, instances, tmp_path, stage, kind, labels):
+    if stage == "weights":
+        path = request.getfixturevalue("weight_maps")
+    else:
+        path = tmp_path / "a.zarr"
+        augment.run(instances, path, AugmentConfig(samples=2, elastic=2))
+    found = info.run(path)
+    assert found["kind"] == f"OME-Zarr store, written by {stage}"
+    assert (found["type"], found["labels"]) == (kind, labels)
+
+
+def test_masks_and_probabilities(instances, trained, tmp_path):
+    tile_predict.run(
+        instances, tmp_path / "m", PredictConfig(), model=trained, probabilities=tmp_path / "p", device="cpu"
+    )
+    mask, probabilities = info.run(tmp_path / "m"), info.run(tmp_path / "p")
+    assert mask["kind"] == probabilities["kind"] == "OME-Zarr store, written by tile-predict"
+    assert (mask["type"], probabilities["type"]) == ("uint8", "float32")
+    assert f"cyx 2 x {SIZE} x {SIZE}" in probabilities["size"]
+
+
+def test_a_label_image_of_a_store(instances):
+    found = info.run(instances / "img_00" / "labels" / "truth")
+    assert found["size"] == f"yx {SIZE} x {SIZE}"
+    assert found["type"] == "uint32"
+    assert found["labels"] == "none"
+
+
+def test_a_store_of_another_program(tmp_path):
+    group = zarr.create_group(tmp_path / "x.zarr", zarr_format=2)
+    group.create_array("0", shape=(8, 9), chunks=(8, 9), dtype="uint8")
+    group.attrs["multiscales"] = [
+        {"version": "0.4", "axes": [{"name": "y"}, {"name": "x"}], "datasets": [{"path": "0"}]},
+    ]
+    found = info.run(tmp_path / "x.zarr")
+    assert found["kind"] == "OME-Zarr store, written by another program"
+    assert found["size"] == "yx 8 x 9"
+
+
+def test_an_unfinished_store_is_said_to_be_one(folders, tmp_path):
+    with pytest.raises(Stopped):
+        prep.run([folders / "images"], tmp_path / "d", PrepConfig(), progress=stop_after(1))
+    with pytest.raises(InputError, match="d: is not complete") as caught:
+        info.run(tmp_path / "d")
+    assert "again" in caught.value.fix
+
+
+# ------------------------------------------------------------------------------------------- models
+
+
+def test_a_run_and_its_model_file_are_the_same(trained):
+    found = info.run(trained)
+    assert found == info.run(trained / "model.safetensors")
+    assert found["kind"] == "model"
+    assert found["architecture"].startswith("unet ")
+    assert "[4, 8]" in found["architecture"]
+    assert (found["classes"], found["channels"]) == ("background, object", 1)
+    assert "stride 2" in found["geometry"]
+    assert json.loads(found["pixel_size"])["unit"] is None
+
+
+def test_a_run_that_has_not_finished(instances, tmp_path):
+    with pytest.raises(Stopped):
+        train.run(instances, tmp_path / "run", TrainConfig(**TINY), device="cpu", progress=stop_after(3))
+    with pytest.raises(InputError, match="run: has no model") as caught:
+        info.run(tmp_path / "run")
+    assert "not finished" in caught.value.fix
+
+
+def damaged(path, trained):
+    path.write_bytes((trained / "model.safetensors").read_bytes()[:-100])
+
+
+def foreign(path, _):
+    save_file({"a": np.zeros(3)}, path)
+
+
+def of_nonsense(path, _):
+    save_file({"a": np.zeros(3)}, path, metadata={"unetcli": "{"})
+
+
+def incomplete(path, _):
+    save_file({"a": np.zeros(3)}, path, metadata={"unetcli": '{"format": 1, "arch": "unet"}'})
+
+
+def pickled(path, _):
+    path.write_bytes(b"\x80\x04cos\nsystem\n(S'touch /tmp/owned'\ntR.")
+
+
+def empty(path, _):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("make", [damaged, foreign, of_nonsense, incomplete, pickled, empty], ids=lambda f: f.__name__)
+def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path, trained, make, cli):
+    make(tmp_path / "x.safetensors", trained)
+    assert cli("info", tmp_path / "x.safetensors") == 3
+    assert cli.err.startswith(f"error: {tmp_path / 'x.safetensors'}: ")
+    assert cli.err.count("error") == 1
+    assert cli.out == ""
+
+
+# ------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
+def test_an_image_file(tmp_path, suffix):
+    array = cells((20, 31), 0)[0]
+    path = tmp_path / f"x.{suffix}"
+    {"png": lambda: Image.fromarray(array).save(path), "npy": lambda: np.save(path, array)}.get(
+        suffix, lambda: tifffile.imwrite(path, array)
+    )()
+    found = info.run(path)
+    assert (found["kind"], found["size"], found["type"]) == ("image file", "yx 20 x 31", "uint8")
+
+
+def test_what_a_file_says_about_its_axes(tmp_path):
+    tifffile.imwrite(
+        tmp_path / "x.ome.tif", np.zeros((2, 7, 20, 31), np.uint16), metadata={
+            "axes": "CZYX", "PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5,
+            "PhysicalSizeYUnit": "µm", "PhysicalSizeZ": 2, "PhysicalSizeZUnit": "µm",
+        },
+    )  # fmt: skip
+    found = info.run(tmp_path / "x.ome.tif")
+    assert found["size"] == "czyx 2 x 7 x 20 x 31"
+    assert "z 2 micrometer" in found["axes"]
+    assert "x 0.5 micrometer" in found["axes"]
+
+
+def test_a_guess_is_printed_as_a_note(tmp_path, cli):
+    np.save(tmp_path / "x.npy", np.zeros((3, 20, 31), np.uint8))
+    notes = info.run(tmp_path / "x.npy")["notes"]
+    assert notes
+    assert cli("info", tmp_path / "x.npy") == 0
+    for note in notes:
+        assert note in cli.out
+
+
+# ------------------------------------------------------------------------------------------- odd paths
+
+
+def nothing(folder):
+    return folder / "x"
+
+
+def an_empty_folder(folder):
+    (folder / "x").mkdir()
+    return folder / "x"
+
+
+def a_folder_of_images(folder):
+    (folder / "x").mkdir()
+    Image.fromarray(cells((9, 9), 0)[0]).save(folder / "x" / "a.png")
+    return folder / "x"
+
+
+def an_empty_file(folder):
+    (folder / "x").write_bytes(b"")
+    return folder / "x"
+
+
+def a_text(folder):
+    (folder / "x.tif").write_text("this is not an image")
+    return folder / "x.tif"
+
+
+def a_group_without_images(folder):
+    zarr.create_group(folder / "x.zarr")
+    return folder / "x.zarr"
+
+
+def a_bare_array(folder):
+    zarr.create_array(folder / "x.zarr", shape=(8, 8), dtype="uint8")
+    return folder / "x.zarr"
+
+
+def metadata_that_is_not_json(folder):
+    (folder / "x.zarr").mkdir()
+    (folder / "x.zarr" / "zarr.json").write_text("{")
+    return folder / "x.zarr"
+
+
+def an_empty_collection(folder):
+    zarr.create_group(folder / "x.zarr", attributes={"ome": {"bioformats2raw.layout": 3, "version": "0.5"}})
+    return folder / "x.zarr"
+
+
+def a_path_below_a_file(folder):
+    (folder / "x").write_bytes(b"")
+    return folder / "x" / "y"
+
+
+ODD = [
+    nothing, an_empty_folder, a_folder_of_images, an_empty_file, a_text, a_group_without_images, a_bare_array,
+    metadata_that_is_not_json, an_empty_collection, a_path_below_a_file,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", ODD, ids=lambda f: f.__name__.replace("_", " "))
+def test_an_odd_path_is_refused_in_one_line(tmp_path, make, cli):
+    path = make(tmp_path)
+    before = files_of(tmp_path)
+    assert cli("info", path) == 3
+    assert cli.err.startswith(f"error: {path}")
+    assert len(cli.err.splitlines()) <= 2
+    assert cli.out == ""
+    assert files_of(tmp_path) == before
+
+
+def test_a_folder_is_refused_with_what_was_expected(tmp_path):
+    with pytest.raises(InputError, match="x: is a folder; expected a store, an image file, a model or a training run"):
+        info.run(a_folder_of_images(tmp_path))
+
+
+# ------------------------------------------------------------------------------------------- printed
+
+
+@pytest.mark.parametrize("what", ["instances", "weight_maps", "trained", "folders"])
+def test_json_and_the_printed_rows_say_the_same_and_nothing_is_changed(request, cli, what):
+    path = request.getfixturevalue(what)
+    path = path / "images" / "img_00.png" if what == "folders" else path
+    before = files_of(path.parent)
+    assert cli("info", path, "--json") == 0
+    found = cli.json
+    assert found == info.run(path)
+    assert cli("info", path) == 0
+    printed = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in cli.out.splitlines())
+    found.pop("notes", None)
+    assert printed == {key.replace("_", " "): str(value) for key, value in found.items()}
+    assert files_of(path.parent) == before
+
+
+def test_a_report_is_described_too(folders, tmp_path):
+    evaluate.run(folders / "masks", folders / "masks", tmp_path / "r", EvaluateConfig(metrics="iou"))
+    assert "report" in info.run(tmp_path / "r")["kind"]

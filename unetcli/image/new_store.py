@@ -1,0 +1,252 @@
+"""OME-Zarr stores that are being written: begun, filled by tiles, finished whole.
+
+Metadata is written last, the root's very last, by one atomic rename: until then no reader can mistake a
+store for a complete one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from unetcli import __version__
+from unetcli.errors import ConfigError, InputError
+from unetcli.image.axes import Axes
+from unetcli.image.fingerprint import fingerprint
+from unetcli.image.ledger import Ledger, check_fingerprint, ledger_path
+from unetcli.image.ngff import ImageMetadata
+from unetcli.image.store import Level, is_store, read_attributes
+from unetcli.image.tiling import Shape
+
+FORMAT = 1
+CHUNK = 512
+SHARD = 2048
+TOGETHER = 4
+"""Up to so many channels share a chunk: they are always read together."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an array is cut in a store: chunk and shard, both (t, c, z, y, x)."""
+
+    chunk: Shape
+    shard: Shape
+
+    @classmethod
+    def of(cls, shape: Shape) -> Layout:
+        """Choose chunks of 512 and shards of 2048 squared pixels; small planes share a shard."""
+        _, c, z, y, x = shape
+        cy, cx = min(CHUNK, y), min(CHUNK, x)
+        sy, sx = (chunk * math.ceil(min(SHARD, n) / chunk) for chunk, n in ((cy, y), (cx, x)))
+        cc = c if c <= TOGETHER else 1
+        planes = max(1, SHARD * SHARD // (sy * sx * cc))
+        sz = min(z, 2 ** (planes.bit_length() - 1))  # powers of two, so that shards of any two arrays nest
+        return cls((1, cc, 1, cy, cx), (1, cc, sz, sy, sx))
+
+
+def create_level(
+    path: Path,
+    axes: Axes,
+    shape: Shape,
+    dtype: np.dtype[Any] | str,
+    *,
+    is_label: bool = False,
+    zarr_format: int = 3,
+) -> Level:
+    """Create an array, or open it where it was created before; labels are worth a slower compression."""
+    if not (path / "zarr.json").exists() and not (path / ".zarray").exists():
+        layout = Layout.of(shape)
+        effort = 3 if is_label else 1
+        compressor: Any = ZstdCodec(level=effort, checksum=True)
+        sharded: dict[str, Any] = {"shards": axes.keep(layout.shard), "dimension_names": list(axes.names)}
+        if zarr_format == 2:
+            compressor = numcodecs.Zstd(level=effort, checksum=True)
+            sharded = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
+        zarr.create_array(
+            path,
+            shape=axes.keep(shape),
+            dtype=dtype,
+            chunks=axes.keep(layout.chunk),
+            compressors=compressor,
+            fill_value=0,
+            zarr_format=zarr_format,  # type: ignore[arg-type]
+            overwrite=True,
+            **sharded,
+        )
+    return Level(path, axes, writable=True)
+
+
+def check_apart(out: Path, inputs: Sequence[Path]) -> None:
+    """Refuse an output that is, lies in or holds an input or another output: no stage changes its input."""
+    for path in inputs:
+        a, b = out.resolve(), path.resolve()
+        if a == b or a in b.parents or b in a.parents:
+            raise ConfigError(
+                f"{out}: is, lies in or holds {path}; inputs and outputs lie apart", fix="another output path"
+            )
+
+
+class NewStore:
+    """A store that is being written: begun, filled by tiles, finished whole.
+
+    Parameters
+    ----------
+    path
+        The store.
+    stage
+        The command that writes it.
+    settings
+        What its bytes follow from besides the inputs: the stage's config and what was derived from it.
+    inputs
+        Role of each input to its path, or paths.
+    overwrite
+        Remove a store of an earlier run first, complete or not.
+    zarr_format
+        3 for OME-Zarr 0.5, 2 for 0.4.
+
+    Raises
+    ------
+    ConfigError
+        If the path holds a store that was made with other settings or inputs.
+    InputError
+        If the path holds something that is not ours.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        stage: str,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, Path | Sequence[Path] | None],
+        overwrite: bool = False,
+        zarr_format: int = 3,
+    ) -> None:
+        self.path, self.stage, self.zarr_format = path, stage, zarr_format
+        paths = {role: [given] if isinstance(given, Path) else list(given or ()) for role, given in inputs.items()}
+        check_apart(path, [p for listed in paths.values() for p in listed])
+        digests = {role: [fingerprint(p) for p in listed] for role, listed in paths.items()}
+        self.fingerprint = json.loads(json.dumps({"stage": stage, "settings": settings, "inputs": digests}))
+        found = self._find()
+        if found == "complete" and not overwrite:
+            check_fingerprint(path, read_attributes(path)["unetcli"]["fingerprint"], self.fingerprint)
+        self.complete = found == "complete" and not overwrite
+        if not self.complete:
+            try:
+                self._begin(anew=overwrite or found == "nothing")
+            except OSError as error:
+                raise InputError(f"{path}: can not be written ({error.strerror})") from error
+
+    def _find(self) -> str:
+        """Tell what is there: nothing, a store that was begun, or a complete one."""
+        if ledger_path(self.path).exists():
+            return "begun" if self.path.exists() else "nothing"
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return "nothing"
+        if is_store(self.path) and "unetcli" in read_attributes(self.path):
+            return "complete"
+        raise InputError(f"{self.path}: exists and was not made by unetcli", fix="another -o, or remove it by hand")
+
+    def _begin(self, *, anew: bool) -> None:
+        """Make folder and ledger, or go on with those that are there.
+
+        A ledger without its store is worth nothing. So what is removed moves into the ledger by one rename: if
+        this is killed at any moment, no tile is on record whose bytes are gone.
+        """
+        ledger = ledger_path(self.path)
+        if anew:
+            if self.path.exists() and any(self.path.iterdir()):
+                ledger.mkdir(parents=True, exist_ok=True)
+                self.path.rename(ledger / f"removed-{os.urandom(4).hex()}")
+            if ledger.exists():
+                shutil.rmtree(ledger)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.ledger = Ledger(self.path, self.fingerprint)
+
+    def level(
+        self, group: str, level: int, axes: Axes, shape: Shape, dtype: np.dtype[Any] | str, *, is_label: bool = False
+    ) -> Level:
+        """Create one array of an image, ``group/level``; an empty `group` is the store itself."""
+        path = self.path / group / str(level)
+        return create_level(path, axes, shape, dtype, is_label=is_label, zarr_format=self.zarr_format)
+
+    def finish(self, images: Sequence[ImageMetadata], attributes: Mapping[str, Any]) -> None:
+        """Write all metadata, the root's last, and forget the ledger.
+
+        Parameters
+        ----------
+        images
+            The images with their labels. One image of an empty name is the store itself.
+        attributes
+            What else to write down under ``unetcli``.
+        """
+        for partial in self.path.rglob("*.partial"):  # left by a writer that was killed
+            partial.unlink()
+        ours = {
+            "format": FORMAT,
+            "stage": self.stage,
+            "version": __version__,
+            **attributes,
+            "fingerprint": self.fingerprint,
+        }
+        for image in images:
+            self._finish_labels(image)
+            for nested in image.nested:
+                self._write_group(nested.group, self._ome(nested.ome(self.zarr_format)))
+            if image.group:
+                self._write_group(image.group, self._ome(image.ome(self.zarr_format)))
+        if [image.group for image in images] == [""]:
+            root = images[0].ome(self.zarr_format)
+        else:
+            self._write_group("OME", self._ome({"series": [image.group for image in images]}))
+            root = {"bioformats2raw.layout": 3}
+        self._write_group("", {**self._ome(root), "unetcli": ours})
+        self.ledger.remove()
+
+    def _finish_labels(self, image: ImageMetadata) -> None:
+        if not image.labels:
+            return
+        for label in image.labels:
+            self._write_group(f"{image.group}/labels/{label.group}".strip("/"), self._ome(label.ome(self.zarr_format)))
+        names = [label.group for label in image.labels]
+        # vizarr looks for the list beside 'ome', other readers inside it.
+        attributes = {**self._ome({"labels": names}), "labels": names}
+        self._write_group(f"{image.group}/labels".strip("/"), attributes)
+
+    def _ome(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        if self.zarr_format == 2:
+            return dict(metadata)
+        return {"ome": {"version": "0.5", **metadata}}
+
+    def _write_group(self, group: str, attributes: Mapping[str, Any]) -> None:
+        path = self.path / group
+        if not is_store(path):
+            zarr.create_group(path, attributes=dict(attributes), zarr_format=self.zarr_format)  # type: ignore[arg-type]
+        else:
+            zarr.open_group(path, mode="r+", use_consolidated=False).attrs.put(dict(attributes))
+
+
+def collection_groups(names: Iterable[str]) -> list[str]:
+    """Return the group of each image of a collection: its name; one image alone is the store itself.
+
+    Raises
+    ------
+    ConfigError
+        If two images have the same name.
+    """
+    groups = list(names)
+    if len(set(groups)) < len(groups):
+        twice = sorted({n for n in groups if groups.count(n) > 1})
+        raise ConfigError(f"images share the names {', '.join(twice)}; expected a name of its own for each")
+    return groups if len(groups) > 1 else [""]
