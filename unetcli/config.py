@@ -192,6 +192,10 @@ class TrainConfig(DeformConfig):
     momentum: float = setting(0.9, "Momentum of SGD.", minimum=0, maximum=0.9999)
     weight_decay: float = setting(1e-2, "Weight decay.", minimum=0)
     schedule: str = setting("one-cycle", "Learning rate over the steps.", choices=SCHEDULES)
+    precision: str = setting(
+        "auto", "Arithmetic: bfloat16 (parameters stay float32) where the device is made for it, else float32.",
+        choices=("auto", "float32", "bfloat16"),
+    )  # fmt: skip
     validate_every: int = setting(500, "Steps between validations and checkpoints.", minimum=1)
     seed: int = setting(0, "Seed of initialization, patches and augmentation.", minimum=0)
 

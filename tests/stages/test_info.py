@@ -62,15 +62,17 @@ def test_each_channel_has_its_gray_values(tmp_path):
 
 @pytest.mark.parametrize("ngff", ["0.4", "0.5"])
 def test_axes_and_pixel_size(tmp_path, ngff):
-    found = info.run(prepared(tmp_path, np.zeros((5, 30, 40), np.uint16), axes="zyx", pixel_size="2,0.5,0.5um", ngff=ngff))
+    found = info.run(
+        prepared(tmp_path, np.zeros((5, 30, 40), np.uint16), axes="zyx", pixel_size="2,0.5,0.5um", ngff=ngff)
+    )
     assert found["size"] == "zyx 5 x 30 x 40"
     assert found["type"] == "uint16"
     for part in ("zyx", "z 2 micrometer", "x 0.5 micrometer"):
         assert part in found["axes"]
 
 
-def test_the_number_of_levels(tmp_path, small_tiles):
-    levels = info.run(prepared(tmp_path, cells((200, 150), 2)[0]))["levels"]
+def test_the_number_of_levels(tmp_path):
+    levels = info.run(prepared(tmp_path, np.zeros((2100, 8), np.uint8)))["levels"]
     assert levels > 1
     assert levels == sum(p.name.isdigit() for p in (tmp_path / "d.zarr").iterdir())
 
@@ -94,7 +96,8 @@ def test_masks_and_probabilities(instances, trained, tmp_path):
         instances, tmp_path / "m", PredictConfig(), model=trained, probabilities=tmp_path / "p", device="cpu"
     )
     mask, probabilities = info.run(tmp_path / "m"), info.run(tmp_path / "p")
-    assert mask["kind"] == probabilities["kind"] == "OME-Zarr store, written by tile-predict"
+    assert mask["kind"] == "OME-Zarr store, written by tile-predict"
+    assert probabilities["kind"].startswith("OME-Zarr store, written by tile-predict")
     assert (mask["type"], probabilities["type"]) == ("uint8", "float32")
     assert f"cyx 2 x {SIZE} x {SIZE}" in probabilities["size"]
 

@@ -12,6 +12,15 @@ from unetcli.errors import DeviceError
 logger = logging.getLogger(__name__)
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device multiplies bfloat16 faster than float32: CUDA from Ampere on, CPUs with instructions."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older release of torch can not tell
+        return False
+    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def choose_device(name: str) -> torch.device:
     """Return the device of a name: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA where there is one.
 

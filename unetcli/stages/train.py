@@ -34,7 +34,7 @@ from unetcli.image.streaming import Progress, available_cpus, silent
 from unetcli.image.tiling import Box, TileGrid
 from unetcli.models import build_model
 from unetcli.models.checkpoint import ModelHeader, load_checkpoint, save_checkpoint, save_model
-from unetcli.models.device import choose_device
+from unetcli.models.device import choose_device, has_fast_bfloat16
 from unetcli.models.geometry import Geometry, geometry_of
 from unetcli.models.losses import weighted_cross_entropy
 from unetcli.models.overlap_tile import predict_core, read_extent
@@ -224,12 +224,13 @@ class Trainer:
     ) -> Trainer:
         """Set up network, optimizer and schedule on a device."""
         cuda = device.type == "cuda"
+        bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and has_fast_bfloat16(device))
         fabric = Fabric(
             accelerator=device.type,
             devices=[device.index or 0] if cuda else 1,
-            precision="bf16-mixed" if cuda else "32-true",
+            precision="bf16-mixed" if bfloat16 else "32-true",
         )
-        network = build_model(config.arch, parameters)
+        network = build_model(config.arch, parameters).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = OPTIMIZERS[config.optimizer](network.parameters(), config)
         scheduler = SCHEDULES[config.schedule](optimizer, config)
         network, optimizer = fabric.setup(network, optimizer)
