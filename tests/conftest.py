@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 from unetcli.cli import main
 from unetcli.config import PrepConfig, TrainConfig, WeightsConfig
+from unetcli.image.axes import Axes
 from unetcli.image.store import open_store
 from unetcli.image.tiling import Box
 from unetcli.stages import prep, train, weights
@@ -126,6 +128,28 @@ def write_folders(folder, *, seeds=range(N_IMAGES), size=SIZE):
         Image.fromarray(np.where(labels > 0, 255, 0).astype(np.uint8)).save(folder / "masks" / f"mask_{i:02d}.png")
         tifffile.imwrite(folder / "ids" / f"ids_{i:02d}.tif", labels)
     return folder
+
+
+@dataclass
+class Pixels:
+    """A source in memory."""
+
+    pixels: np.ndarray
+    name: str = "pixels"
+    axes: Axes = Axes.of("tczyx")
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shape(self):
+        return self.pixels.shape
+
+    @property
+    def dtype(self):
+        return self.pixels.dtype
+
+    def read(self, box):
+        assert box.clip(self.shape) == box
+        return self.pixels[box.slices]
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,11 @@
 """A sample is a function of the seed and its number alone, and all its parts share one field."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import Pixels
 from unetcli.config import DeformConfig
 from unetcli.errors import InputError
 from unetcli.image.axes import Axes
@@ -21,28 +20,6 @@ STILL = {"elastic": 0, "rotation": 0, "scaling": 1, "shift": 0, "flip": False}
 ALL = DeformConfig(elastic=4, shift=5)
 ONE = np.ones(2, np.float32)
 NONE = np.zeros(2, np.float32)
-
-
-@dataclass
-class Pixels:
-    """A source in memory."""
-
-    pixels: np.ndarray
-    name: str = "pixels"
-    axes: Axes = Axes.of("tczyx")
-    notes: tuple[str, ...] = ()
-
-    @property
-    def shape(self):
-        return self.pixels.shape
-
-    @property
-    def dtype(self):
-        return self.pixels.dtype
-
-    def read(self, box):
-        assert box.clip(self.shape) == box
-        return self.pixels[box.slices]
 
 
 def example(shape=(1, 2, 1, 60, 70), name="a"):

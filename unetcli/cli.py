@@ -32,7 +32,7 @@ from unetcli.config import (
     WeightsConfig,
     with_preset,
 )
-from unetcli.errors import ConfigError, InputError, Interrupted, UnetcliError, Unfinished
+from unetcli.errors import BelowBoundError, ConfigError, InputError, Interrupted, UnetcliError, Unfinished
 from unetcli.progress import Progress
 
 app = typer.Typer(
@@ -104,6 +104,9 @@ def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[
             _start_logging(common)
             try:
                 result = function(**values, given=given, common=common)
+            except BelowBoundError as error:
+                _print_result(name, error.result or {}, common)
+                raise
             except KeyboardInterrupt:
                 raise Interrupted("the work so far is saved", fix="run the same command again: it continues") from None
             _print_result(name, result, common)
@@ -167,16 +170,23 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         tables = tomllib.loads(path.read_text())
     except OSError as error:
         raise InputError(f"{path}: can not be read ({error.strerror})") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # not TOML, or not text
         raise InputError(f"{path}: is not TOML ({error})") from error
     unknown = [t for t in tables if t not in click_commands()]
     if unknown:
         raise ConfigError(f"{path}: has tables {unknown}; expected names of commands: {', '.join(click_commands())}")
-    table = {k.replace("-", "_"): v for k, v in tables.get(context.info_name or "", {}).items()}
-    options = {p.name for p in context.command.params}
+    found = tables.get(context.info_name or "", {})
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: {context.info_name} is {found!r}; expected a table, [{context.info_name}]")
+    table = {k.replace("-", "_"): v for k, v in found.items()}
+    options = {p.name: p for p in context.command.params}
     strange = [k for k in table if k not in options]
     if strange:
         raise ConfigError(f"{path}: [{context.info_name}] has {', '.join(strange)}; expected options of the command")
+    for name, value in table.items():
+        if isinstance(value, bool) and not getattr(options[name], "is_flag", False):
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(f"{path}: [{context.info_name}] {option} is {str(value).lower()}; expected a value")
     context.default_map = {**(context.default_map or {}), **table}
     return path
 
@@ -381,7 +391,7 @@ def demo(
             print(line, file=sys.stderr, flush=True)
 
     with _progress("demo", common) as progress:
-        return demonstration.run(out, overwrite=common.overwrite, say=say, progress=progress)
+        return demonstration.run(out, overwrite=common.overwrite, dry_run=common.dry_run, say=say, progress=progress)
 
 
 # ------------------------------------------------------------------------------------------- printing
@@ -399,8 +409,17 @@ def _progress(name: str, common: Common) -> Progress:
 
 def _start_logging(common: Common) -> None:
     level = logging.DEBUG if common.verbose else logging.ERROR if common.quiet else logging.INFO
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines() if common.json else logging.Formatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("unetcli").setLevel(level)
+
+
+class _JsonLines(logging.Formatter):
+    """Write a record as a line of JSON, as progress is written."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps({"event": "log", "level": record.levelname.lower(), "message": record.getMessage()})
 
 
 def _print_result(name: str, result: dict[str, Any], common: Common) -> None:
@@ -412,10 +431,11 @@ def _print_result(name: str, result: dict[str, Any], common: Common) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(highlight=False)
     for note in result.pop("notes", []):
-        console.print(f"[yellow]note[/yellow]  {note}", soft_wrap=True)
+        console.print(Text.assemble(("note", "yellow"), "  ", note), soft_wrap=True)
     if "mean" in result:
         result = _flat_scores(result)
     table = Table(box=None, show_header=False, pad_edge=False, title_justify="left")
@@ -425,7 +445,7 @@ def _print_result(name: str, result: dict[str, Any], common: Common) -> None:
         table.add_row(name, "was complete already; nothing to do")
     for key, value in result.items():
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        table.add_row(key.replace("_", " "), shown)
+        table.add_row(key.replace("_", " "), Text(shown))  # names may hold [brackets]
     console.print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from unetcli.atomic import write_atomically
 from unetcli.config import (
     AugmentConfig,
     EvaluateConfig,
@@ -29,9 +31,12 @@ SIZE = 384
 STEPS = 160
 
 Say = Callable[[str], None]
+Call = Callable[[], dict[str, Any]]
 
 
-def run(out: Path, *, overwrite: bool = False, say: Say = print, progress: Progress = silent) -> dict[str, Any]:
+def run(
+    out: Path, *, overwrite: bool = False, dry_run: bool = False, say: Say = print, progress: Progress = silent
+) -> dict[str, Any]:
     """Make images of touching cells, and run prep, weights, augment, train, tile-predict and evaluate.
 
     Parameters
@@ -40,6 +45,8 @@ def run(out: Path, *, overwrite: bool = False, say: Say = print, progress: Progr
         Folder for everything.
     overwrite
         Run every stage again.
+    dry_run
+        Say the commands, run none of them.
     say
         Prints a line for people.
     progress
@@ -51,51 +58,69 @@ def run(out: Path, *, overwrite: bool = False, say: Say = print, progress: Progr
         The scores, and the path of the report.
     """
     started = time.monotonic()
-    again: dict[str, Any] = {"overwrite": overwrite, "progress": progress}
-
-    def stage(number: int, purpose: str, command: str) -> None:
-        say(f"\n[{number}/6] {purpose}   ({time.monotonic() - started:.0f} s)\n      $ unetcli {command}")
-
     say(f"A synthetic microscope takes {N_TRAINING} pictures to learn from and {N_NEW} to segment: {out}")
-    for part, first, n in (("train", 0, N_TRAINING), ("new", 100, N_NEW)):
-        write_pictures(out, part, first, n)
-    data, maps, model, new = out / "train.zarr", out / "weights.zarr", out / "run", out / "new.zarr"
-    stage(
-        1,
-        "Images and their labels become one data set",
-        f"prep {out}/train_images --labels {out}/train_labels -o {data}",
-    )
-    prep.run([out / "train_images"], data, PrepConfig(split="cells_05"), labels=[out / "train_labels"], **again)
-    prep.run([out / "new_images"], new, PrepConfig(), **again)
-    stage(2, "Narrow gaps between cells get a high weight", f"weights {data} -o {maps}")
-    weights.run(data, maps, WeightsConfig(balance="none"), **again)
-    stage(3, "What augmentation looks like", f"augment {data} --weights {maps} -n 6 -o {out}/augmented.zarr")
-    config = AugmentConfig(samples=6)
-    augment.run(data, out / "augmented.zarr", config, weights=maps, preview=out / "augmented.png", **again)
-    stage(
-        4,
-        f"A small U-Net learns for {STEPS} steps",
-        f"train {data} --weights {maps} -o {model} --preset fast --steps {STEPS}",
-    )
-    fast = with_preset("fast", features="16,32,64,128", steps=STEPS, patch_size=192, validate_every=40)
-    train.run(data, model, fast, weights=maps, **again)
-    stage(
-        5,
-        "It segments pictures that it has never seen",
-        f"tile-predict {new} --model {model} -o {out}/mask.zarr",
-    )
-    tile_predict.run(new, out / "mask.zarr", PredictConfig(), model=model, probabilities=out / "p.zarr", **again)
-    stage(6, "The result is compared with the truth", f"evaluate {out}/p.zarr {out}/new_labels -o {out}/report")
-    metrics = evaluate.run(
-        out / "p.zarr",
-        out / "new_labels",
-        out / "report",
-        EvaluateConfig(),
-        images=out / "new_images",
-        **again,
-    )
+    if not dry_run:
+        for part, first, n in (("train", 0, N_TRAINING), ("new", 100, N_NEW)):
+            write_pictures(out, part, first, n)
+    result: dict[str, Any] = {}
+    steps = _steps(out, {"overwrite": overwrite, "progress": progress})
+    for number, (purpose, calls) in enumerate(steps.items(), start=1):
+        say(f"\n[{number}/{len(steps)}] {purpose}   ({time.monotonic() - started:.0f} s)")
+        for command, call in calls.items():
+            say(f"      $ unetcli {command}")
+            result = {} if dry_run else call()
+    if dry_run:
+        return {"would_run": f"{sum(map(len, steps.values()))} commands on {N_TRAINING + N_NEW} pictures"}
     say(f"\nDone in {time.monotonic() - started:.0f} s.\n")
-    return {**metrics, "report": str(out / "report" / "report.html")}
+    return {**result, "report": str(out / "report" / "report.html")}
+
+
+def _steps(out: Path, again: dict[str, Any]) -> dict[str, dict[str, Call]]:
+    """Return what each step is for, the commands that do it, and what these call."""
+    data, maps, model, new = out / "train.zarr", out / "weights.zarr", out / "run", out / "new.zarr"
+    mask, probabilities, truth, images = out / "mask.zarr", out / "p.zarr", out / "new_labels", out / "new_images"
+    small = {"features": "16,32,64,128", "steps": STEPS, "patch_size": 192, "validate_every": 40}
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in small.items())
+    return {
+        "Images and their labels become one data set": {
+            f"prep {out}/train_images --labels {out}/train_labels --split cells_05 -o {data}": lambda: prep.run(
+                [out / "train_images"], data, PrepConfig(split="cells_05"), labels=[out / "train_labels"], **again
+            ),
+            f"prep {images} -o {new}": lambda: prep.run([images], new, PrepConfig(), **again),
+        },
+        "Narrow gaps between cells get a high weight": {
+            f"weights {data} --balance none -o {maps}": lambda: weights.run(
+                data, maps, WeightsConfig(balance="none"), **again
+            ),
+        },
+        "What augmentation looks like": {
+            f"augment {data} --weights {maps} -n 6 -o {out}/augmented.zarr --preview {out}/augmented.png": lambda: (
+                augment.run(
+                    data,
+                    out / "augmented.zarr",
+                    AugmentConfig(samples=6),
+                    weights=maps,
+                    preview=out / "augmented.png",
+                    **again,
+                )
+            ),
+        },
+        f"A small U-Net learns for {STEPS} steps": {
+            f"train {data} --weights {maps} -o {model} --preset fast {options}": lambda: train.run(
+                data, model, with_preset("fast", **small), weights=maps, **again
+            ),
+        },
+        "It segments pictures that it has never seen": {
+            f"tile-predict {new} --model {model} -o {mask} --probabilities {probabilities}": lambda: tile_predict.run(
+                new, mask, PredictConfig(), model=model, probabilities=probabilities, **again
+            ),
+        },
+        "The result is compared with the truth": {
+            f"evaluate {probabilities} {truth} --images {images} -o {out}/report": lambda: evaluate.run(
+                probabilities, truth, out / "report", EvaluateConfig(), images=images, **again
+            ),
+        },
+    }
 
 
 def write_pictures(out: Path, part: str, first_seed: int, n: int) -> None:
@@ -103,16 +128,14 @@ def write_pictures(out: Path, part: str, first_seed: int, n: int) -> None:
     for kind in ("images", "labels"):
         (out / f"{part}_{kind}").mkdir(parents=True, exist_ok=True)
     for i in range(n):
-        name = f"cells_{i:02d}.tif"
-        if (out / f"{part}_labels" / name).exists():
+        files = [out / f"{part}_{kind}" / f"cells_{i:02d}.tif" for kind in ("images", "labels")]
+        if all(file.exists() for file in files):
             continue
-        image, labels = touching_cells(SIZE, seed=first_seed + i)
-        resolution = (1e4 / PIXEL_UM, 1e4 / PIXEL_UM)
-        for kind, pixels in (("images", image), ("labels", labels)):
-            tifffile.imwrite(
-                out / f"{part}_{kind}" / name, pixels, resolution=resolution, resolutionunit="CENTIMETER",
-                photometric="minisblack",
-            )  # fmt: skip
+        resolution = {"resolution": (1e4 / PIXEL_UM, 1e4 / PIXEL_UM), "resolutionunit": "CENTIMETER"}
+        for file, pixels in zip(files, touching_cells(SIZE, seed=first_seed + i), strict=True):
+            content = io.BytesIO()
+            tifffile.imwrite(content, pixels, photometric="minisblack", **resolution)
+            write_atomically(file, content.getvalue())
 
 
 def touching_cells(size: int, seed: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
@@ -155,7 +178,8 @@ def touching_cells(size: int, seed: int) -> tuple[NDArray[np.uint16], NDArray[np
     radius = rng.uniform(0.5, 0.8, len(centres)) * pitch
     missing = rng.random(len(centres)) < 0.1
     inside = (distance[0] < radius[nearest]) & ~missing[nearest]
-    labels = np.where(inside, nearest + 1, 0)
+    ids = np.unique(np.where(inside, nearest + 1, 0), return_inverse=True)[1]
+    labels = ids.reshape(inside.shape)
     border = np.clip((distance[1] - distance[0]) / 6, 0.35, 1)
     brightness = rng.uniform(0.7, 1.3, len(centres))[nearest]
     texture = ndimage.gaussian_filter(rng.normal(size=(size, size)), 1.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class UnetcliError(Exception):
     """A mistake that the user can mend.
@@ -46,9 +48,13 @@ class DeviceError(UnetcliError):
 
 
 class BelowBoundError(UnetcliError):
-    """A result is below the bound that was asked for."""
+    """A result is below the bound that was asked for; `result` is what was found all the same."""
 
     exit_code = 7
+
+    def __init__(self, message: str, *, result: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class Unfinished(UnetcliError):  # noqa: N818 - not an error: stopped in time, nothing is lost

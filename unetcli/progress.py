@@ -31,7 +31,7 @@ class Progress:
         self.signal: str | None = None
         self.bar: Any = None
         self.started = self.shown = time.monotonic()
-        self.first = 0
+        self.first, self.last = 0, (0, 0)
 
     def __enter__(self) -> Progress:
         for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -79,8 +79,9 @@ class Progress:
     def _log(self, done: int, total: int) -> None:
         """Write a line now and then: done, total, rate, estimated time left."""
         now = time.monotonic()
-        if done <= self.first:
+        if done < self.last[0] or total != self.last[1]:  # a new pass; what an earlier run did is not of its rate
             self.first, self.started = done, now
+        self.last = (done, total)
         if now - self.shown < LOG_INTERVAL_S:
             return
         self.shown = now

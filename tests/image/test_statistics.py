@@ -1,36 +1,13 @@
 """Streamed statistics are NumPy's of all pixels at once."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
+from tests.conftest import Pixels
 from unetcli.errors import InputError
-from unetcli.image.axes import Axes
 from unetcli.image.statistics import PERCENTILES, statistics
 from unetcli.image.streaming import work_on
 from unetcli.image.tiling import TileGrid
-
-
-@dataclass
-class Pixels:
-    """A source in memory."""
-
-    pixels: np.ndarray
-    name: str = "pixels"
-    axes: Axes = Axes.of("tczyx")
-    notes: tuple[str, ...] = ()
-
-    @property
-    def shape(self):
-        return self.pixels.shape
-
-    @property
-    def dtype(self):
-        return self.pixels.dtype
-
-    def read(self, box):
-        return self.pixels[box.slices]
 
 
 def measure(*images, tile=(1, 2, 1, 16, 16), workers=2):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from tests.conftest import Pixels
 from unetcli.errors import DeviceError, InputError, Unfinished
 from unetcli.image import new_store
 from unetcli.image.axes import Axes
@@ -28,28 +29,16 @@ def small_shards(monkeypatch):
 
 
 @dataclass
-class Pixels:
-    """A source in memory that counts what is being read."""
+class Counted(Pixels):
+    """A source that counts how often it is read."""
 
-    pixels: np.ndarray
-    name: str = "pixels"
-    axes: Axes = Axes.of("tczyx")
-    notes: tuple[str, ...] = ()
     n_read: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def shape(self):
-        return self.pixels.shape
-
-    @property
-    def dtype(self):
-        return self.pixels.dtype
 
     def read(self, box):
         with self.lock:
             self.n_read += 1
-        return self.pixels[box.slices]
+        return super().read(box)
 
 
 def image():
@@ -79,7 +68,7 @@ def test_any_number_of_threads_equals_the_whole_image(tmp_path, drive, workers, 
     assert len(grid) > 10
     drive(
         blur,
-        work_on("a", grid, [Pixels(image())], [out]),
+        work_on("a", grid, [Counted(image())], [out]),
         Ledger(tmp_path / "o", {}),
         read=read,
         workers=workers,
@@ -90,7 +79,7 @@ def test_any_number_of_threads_equals_the_whole_image(tmp_path, drive, workers, 
 
 @DRIVERS
 def test_several_sources_and_targets(tmp_path, drive):
-    a, b = Pixels(image()), Pixels(image()[::-1].copy())
+    a, b = Counted(image()), Counted(image()[::-1].copy())
     outs = [target(tmp_path / "sum"), target(tmp_path / "difference", dtype="int64")]
     works = work_on("a", TileGrid(SHAPE, outs[0].shard), [a, b], outs)
     drive(lambda _, x, y: (x + y, x - y), works, Ledger(tmp_path / "o", {}))
@@ -104,7 +93,7 @@ def test_a_target_with_fewer_channels_gets_its_own(tmp_path, drive):
     outs = [target(tmp_path / "mask", (1, 1, 1, 9, 9)), target(tmp_path / "all", shape)]
     grid = TileGrid(shape, (1, 3, *outs[1].shard[2:]))
     pixels = np.arange(243, dtype=np.int32).reshape(shape)
-    drive(lambda _, x: (x[:, :1], x), work_on("a", grid, [Pixels(pixels)], outs), Ledger(tmp_path / "o", {}))
+    drive(lambda _, x: (x[:, :1], x), work_on("a", grid, [Counted(pixels)], outs), Ledger(tmp_path / "o", {}))
     np.testing.assert_array_equal(whole(outs[0]), pixels[:, :1])
     np.testing.assert_array_equal(whole(outs[1]), pixels)
 
@@ -116,7 +105,7 @@ def test_tables_come_in_the_order_of_the_tiles(workers):
         return tile.index, int(block.sum())
 
     grid = TileGrid(SHAPE, (1, 1, 1, 8, 8))
-    tables = list(reduce_tiles(late_first, work_on("a", grid, [Pixels(image())]), workers=workers))
+    tables = list(reduce_tiles(late_first, work_on("a", grid, [Counted(image())]), workers=workers))
     assert [index for index, _ in tables] == list(range(len(grid)))
     assert sum(total for _, total in tables) == image().sum()
 
@@ -128,7 +117,7 @@ def test_the_device_is_used_by_one_thread_in_order(tmp_path):
         seen.append((tile.index, threading.current_thread()))
         return block
 
-    works = work_on("a", TileGrid(SHAPE, out.shard), [Pixels(image())], [out])
+    works = work_on("a", TileGrid(SHAPE, out.shard), [Counted(image())], [out])
     stream_tiles(network, works, Ledger(tmp_path / "o", {}), workers=3)
     assert [index for index, _ in seen] == list(range(len(seen)))
     assert {thread for _, thread in seen} == {threading.current_thread()}
@@ -138,7 +127,7 @@ def test_the_device_is_used_by_one_thread_in_order(tmp_path):
 def test_progress_counts_to_the_total(tmp_path, drive):
     out, seen = target(tmp_path / "out"), []
     grid = TileGrid(SHAPE, out.shard)
-    works = list(work_on("a", grid, [Pixels(image())], [out]))
+    works = list(work_on("a", grid, [Counted(image())], [out]))
     ledger = Ledger(tmp_path / "o", {})
     ledger.record("a/0")
     drive(lambda _, block: block, works, ledger, progress=lambda *numbers: seen.append(numbers))
@@ -150,7 +139,7 @@ def test_progress_counts_to_the_total(tmp_path, drive):
 
 @DRIVERS
 def test_what_is_in_the_ledger_is_not_done_again(tmp_path, drive):
-    out, pixels, seen = target(tmp_path / "out"), Pixels(image()), []
+    out, pixels, seen = target(tmp_path / "out"), Counted(image()), []
     works = list(work_on("a", TileGrid(SHAPE, out.shard), [pixels], [out]))
     for name in ("a/0", "a/5"):
         Ledger(tmp_path / "o", {}).record(name)
@@ -163,7 +152,7 @@ def test_what_is_in_the_ledger_is_not_done_again(tmp_path, drive):
 
 @DRIVERS
 def test_stops_when_progress_raises_keeps_what_is_finished_and_goes_on(tmp_path, drive):
-    out, pixels, seen = target(tmp_path / "out"), Pixels(image()), []
+    out, pixels, seen = target(tmp_path / "out"), Counted(image()), []
     works = list(work_on("a", TileGrid(SHAPE, out.shard), [pixels], [out]))
 
     def stop(done, total):
@@ -189,7 +178,7 @@ def test_stops_when_progress_raises_keeps_what_is_finished_and_goes_on(tmp_path,
 @DRIVERS
 def test_a_tile_that_fails_is_named_is_not_recorded_and_stops_the_rest(tmp_path, drive):
     out, seen = target(tmp_path / "out"), []
-    works = list(work_on("cells/0", TileGrid(SHAPE, out.shard, (0, 0, 0, 2, 1)), [Pixels(image())], [out]))
+    works = list(work_on("cells/0", TileGrid(SHAPE, out.shard, (0, 0, 0, 2, 1)), [Counted(image())], [out]))
 
     def fail(tile, block):
         seen.append(tile.index)
@@ -207,7 +196,7 @@ def test_a_tile_that_fails_is_named_is_not_recorded_and_stops_the_rest(tmp_path,
 
 
 def test_a_table_that_fails_is_named():
-    works = list(work_on("a", TileGrid(SHAPE, (1, 1, 1, 8, 8)), [Pixels(image())]))
+    works = list(work_on("a", TileGrid(SHAPE, (1, 1, 1, 8, 8)), [Counted(image())]))
     with pytest.raises(ZeroDivisionError) as caught:
         list(reduce_tiles(lambda tile, _: 1 // (tile.index - 2), works))
     assert caught.value.__notes__ == [f"in a, tile 2 ({works[2].tile.read})"]
@@ -218,7 +207,7 @@ def test_our_own_errors_stay_what_they_are():
         raise InputError("labels hold 7", fix="--classes")
 
     with pytest.raises(InputError, match="labels hold 7") as caught:
-        list(reduce_tiles(refuse, work_on("a", TileGrid(SHAPE, SHAPE), [Pixels(image())])))
+        list(reduce_tiles(refuse, work_on("a", TileGrid(SHAPE, SHAPE), [Counted(image())])))
     assert caught.value.fix == "--classes"
 
 
@@ -248,7 +237,7 @@ class Full:
 )
 def test_what_runs_out_is_said(tmp_path, drive, error, said):
     out = Full(target(tmp_path / "out"), 3, error)
-    works = list(work_on("a", TileGrid(SHAPE, out.level.shard), [Pixels(image())], [out]))
+    works = list(work_on("a", TileGrid(SHAPE, out.level.shard), [Counted(image())], [out]))
     with pytest.raises(DeviceError, match=said) as caught:
         drive(lambda _, block: block, works, Ledger(tmp_path / "o", {}), workers=1)
     assert str(works[3].tile.read) in str(caught.value)
@@ -259,13 +248,13 @@ def test_what_runs_out_is_said(tmp_path, drive, error, said):
 
 def test_other_failures_of_the_disk_are_not_called_full(tmp_path):
     out = Full(target(tmp_path / "out"), 0, PermissionError(errno.EACCES, "Permission denied"))
-    works = work_on("a", TileGrid(SHAPE, out.level.shard), [Pixels(image())], [out])
+    works = work_on("a", TileGrid(SHAPE, out.level.shard), [Counted(image())], [out])
     with pytest.raises(PermissionError):
         map_tiles(lambda _, block: block, works, Ledger(tmp_path / "o", {}), workers=1)
 
 
 def test_few_tiles_are_read_ahead():
-    pixels, workers = Pixels(image()), 3
+    pixels, workers = Counted(image()), 3
     works = list(work_on("a", TileGrid(SHAPE, (1, 1, 1, 4, 4)), [pixels]))
     assert len(works) > 100
     most = 0
@@ -283,7 +272,7 @@ def test_few_tiles_wait_for_the_device_and_the_disk(tmp_path):
             self.level.write(box, block)
             self.room += 1  # counts what is written
 
-    pixels, workers, held = Pixels(image()), 2, []
+    pixels, workers, held = Counted(image()), 2, []
     out = Slow(target(tmp_path / "out"), 0, None)
     works = list(work_on("a", TileGrid(SHAPE, out.level.shard), [pixels], [out]))
     stream_tiles(
@@ -308,7 +297,7 @@ def test_no_more_threads_than_asked_for(tmp_path):
             running -= 1
         return block
 
-    works = work_on("a", TileGrid(SHAPE, out.shard), [Pixels(image())], [out])
+    works = work_on("a", TileGrid(SHAPE, out.shard), [Counted(image())], [out])
     map_tiles(busy, works, Ledger(tmp_path / "o", {}), workers=3)
     assert 1 < most <= 3
 

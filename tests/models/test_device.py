@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unetcli.errors import DeviceError
-from unetcli.models.device import choose_device
+from unetcli.models.device import choose_device, choose_precision, has_fast_bfloat16
 
 
 @pytest.fixture
@@ -58,3 +58,23 @@ def test_what_is_no_device_is_refused(devices, name):
     devices(1)
     with pytest.raises(DeviceError, match="expected auto, cpu, cuda or cuda:N"):
         choose_device(name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_fast", "expected"),
+    [
+        ("auto", True, "bfloat16"),
+        ("auto", False, "float32"),
+        ("float32", True, "float32"),
+        ("bfloat16", False, "bfloat16"),
+    ],
+)
+def test_precision_is_that_of_the_device_unless_asked_for(monkeypatch, asked, is_fast, expected):
+    monkeypatch.setattr("unetcli.models.device.has_fast_bfloat16", lambda _: is_fast)
+    assert choose_precision(asked, torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_bfloat16_is_fast_from_ampere_on(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert has_fast_bfloat16(torch.device("cuda")) == expected

@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.conftest import Stopped, assert_same_files, cells, count_calls, pixels, run_and_signal, stop_after
+from tests.conftest import Pixels, Stopped, assert_same_files, cells, count_calls, pixels, run_and_signal, stop_after
 from unetcli.config import PrepConfig
 from unetcli.errors import ConfigError, InputError, UnetcliError
-from unetcli.image.axes import Axes
 from unetcli.image.dataset import open_dataset
 from unetcli.image.statistics import statistics
 from unetcli.image.store import Level, open_store
@@ -306,21 +305,9 @@ def test_split_of_a_stack_that_makes_no_sense(tmp_path, split):
 # ------------------------------------------------------------------------------------------- statistics and pyramid
 
 
-class Array:
-    """A source in memory."""
-
-    notes, axes, name = (), Axes.of("cyx"), "array"
-
-    def __init__(self, array):
-        self.array, self.shape, self.dtype = array, array.shape, array.dtype
-
-    def read(self, box):
-        return self.array[box.slices]
-
-
 def whole(array):
     box = Box.whole(array.shape)
-    return Work("array/0", Tile(0, box, box), (Array(array),))
+    return Work("array/0", Tile(0, box, box), (Pixels(array),))
 
 
 @settings(max_examples=40, deadline=None)

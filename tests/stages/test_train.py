@@ -168,6 +168,8 @@ def test_without_weights(request, tmp_path, kind):
         {"norm": "group"},
         {"norm": "instance"},
         {"norm": "none"},
+        {"precision": "float32"},
+        {"precision": "bfloat16"},
         {"features": "4,8,16"},
         {"patch_size": 128},
     ],

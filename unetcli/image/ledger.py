@@ -22,12 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from unetcli.atomic import write_atomically
-from unetcli.errors import ConfigError
+from unetcli.errors import ConfigError, InputError
 
 
 def ledger_path(out: Path) -> Path:
     """Return the folder that holds the ledger of a store."""
     return out.with_name(out.name + ".unetcli")
+
+
+def require_complete(path: Path) -> None:
+    """Raise an `InputError` if a store is still being written."""
+    if ledger_path(path).exists():
+        raise InputError(f"{path}: is not complete", fix="run the command that writes it again: it continues")
 
 
 class Ledger:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unetcli.errors import InputError
+from unetcli.image.ledger import require_complete
 
 SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz", ".svs"})
 ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
@@ -49,6 +50,7 @@ def list_images(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
+        require_complete(path)
         images += [path] if is_item(path) else images_in(path)
     return images
 

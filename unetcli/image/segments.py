@@ -103,6 +103,12 @@ class PageFormat:
         for position in itertools.product(*ranges):
             yield int(np.ravel_multi_index(position, self.counts))
 
+    def is_inside(self, index: int, region: Region) -> bool:
+        """Tell whether all pixels of a segment lie in a region."""
+        position = np.unravel_index(index, self.counts)
+        sides = zip(position, self.segment, self.shape, region, strict=True)
+        return all(r.start <= p * s and min((p + 1) * s, n) <= r.stop for p, s, n, r in sides)
+
 
 class PagedReader:
     """Reads regions of an image whose outer axes are pages.
@@ -158,8 +164,13 @@ class PagedReader:
             out[...] = self.format.fill
             for i in self.format.touched(region):
                 if i < len(page.offsets) and page.byte_counts[i] and page.offsets[i]:
-                    segment = self.cache.get((index, i), lambda i=i: self._decode(file, page, i))  # type: ignore[misc]
-                    self._paste(segment, i, region, out)
+                    self._paste(self._segment(file, page, index, i, region), i, region, out)
+
+    def _segment(self, file: int, page: Page, index: int, i: int, region: Region) -> AnyArray:
+        """Return a segment, from the cache if other regions need it too: one that is inside is needed once."""
+        if self.format.is_inside(i, region):
+            return self._decode(file, page, i)
+        return self.cache.get((index, i), lambda: self._decode(file, page, i))
 
     def _decode(self, file: int, page: Page, index: int) -> AnyArray:
         data = pread(file, page.byte_counts[index], page.offsets[index])

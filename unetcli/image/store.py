@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from unetcli.errors import InputError, first_line
 from unetcli.image.axes import AXES, Axes
-from unetcli.image.ledger import ledger_path
+from unetcli.image.ledger import require_complete
 from unetcli.image.pairing import stem
 from unetcli.image.tiling import Box, Shape
 
@@ -217,8 +217,7 @@ def open_store(path: Path) -> Store:
     """
     if not path.exists():
         raise InputError(f"{path}: does not exist; expected an OME-Zarr store")
-    if ledger_path(path).exists():
-        raise InputError(f"{path}: is not complete", fix="run the command that writes it again: it continues")
+    require_complete(path)
     if not is_store(path):
         raise InputError(f"{path}: is not an OME-Zarr store", fix=f"unetcli prep {path} -o data.zarr makes one of it")
     with _parsing(path):
@@ -230,6 +229,8 @@ def open_store(path: Path) -> Store:
             name = ome["multiscales"][0].get("name") if ours else None  # our own stores remember what they are made of
             return Store(path, (_open_image(path, name or stem(path.name), dense=dense),), ours)
         names = _series(path, ome)
+        if not names:
+            raise InputError(f"{path}: is a collection without images")
         return Store(path, tuple(_open_image(path / name, name, dense=dense) for name in names), ours)
 
 

@@ -12,6 +12,14 @@ from unetcli.errors import DeviceError
 logger = logging.getLogger(__name__)
 
 
+def choose_precision(name: str, device: torch.device) -> str:
+    """Return ``bfloat16`` or ``float32``; ``auto`` takes bfloat16 where the device is made for it, and says so."""
+    if name == "auto":
+        name = "bfloat16" if has_fast_bfloat16(device) else "float32"
+        logger.info("precision: %s", name)
+    return name
+
+
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether a device multiplies bfloat16 faster than float32: CUDA from Ampere on, CPUs with instructions."""
     if device.type == "cuda":

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from unetcli.errors import BelowBoundError, ConfigError, InputError
 from unetcli.image.axes import describe_shape
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.inputs import Input, open_inputs
+from unetcli.image.ledger import check_fingerprint
 from unetcli.image.new_store import check_apart
 from unetcli.image.pairing import pair
 from unetcli.image.source import Source
@@ -86,11 +88,14 @@ def run(
     """
     names = _metric_names(config)
     bounds = _parse_bounds(config.fail_under, names)
-    settings = {**asdict(config), "metrics": names}
-    inputs = {"prediction": fingerprint(prediction), "truth": fingerprint(truth)}
     check_apart(out, [prediction, truth])
-    _check_out(out, settings, inputs, overwrite=overwrite)
     pairs, notes = _pair_up(prediction, truth, images)
+    settings = {
+        "metrics": names,
+        "prediction_kind": config.prediction_kind,
+        "inputs": {"prediction": fingerprint(prediction), "truth": fingerprint(truth)},
+    }
+    _check_out(out, settings, overwrite=overwrite)
     if dry_run:
         return {
             "pairs": [f"{p.name}: {p.truth.name}" for p in pairs],
@@ -101,15 +106,17 @@ def run(
     for done, item in enumerate(pairs, start=1):
         results.append(_score(item, names, config))
         progress(done, len(pairs))
-    metrics = _collect(results, names, settings, inputs)
+    metrics = _collect(results, names, settings, notes)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: can not be written ({error.strerror})") from error
-    write_report(out / "report.html", _report(metrics, results, pairs, config, notes))
+    write_atomically(out / "metrics.json", json.dumps(metrics, indent=1))  # first: it marks the folder as a report
     write_atomically(out / "metrics.csv", _table(metrics["images"], names))
-    write_atomically(out / "metrics.json", json.dumps(metrics, indent=1))
-    _check_bounds(metrics["mean"], bounds)
+    write_report(out / "report.html", _report(metrics, results, pairs, config))
+    worse = _below(metrics["mean"], bounds)
+    if worse:
+        raise BelowBoundError("; ".join(worse), result=metrics)
     return metrics
 
 
@@ -158,14 +165,18 @@ def _pair_up(prediction: Path, truth: Path, images: Path | None) -> tuple[list[P
 
 
 def _check(item: Pair) -> Pair:
-    """Refuse a truth of another size than the prediction, and one that can not be labels."""
-    found, wanted = item.truth.shape, item.prediction.source.shape
-    plane = (wanted[0], 1, *wanted[2:])
-    if found != plane:
-        raise InputError(
-            f"{item.truth.name}: truth is {describe_shape(found)}; expected {describe_shape(plane)}, "
-            f"as {item.prediction.source.name}"
-        )
+    """Refuse a truth or a picture of another size than the prediction, and a truth that can not be labels."""
+    t, _, *zyx = item.prediction.source.shape
+    wanted = (t, 1, *zyx)
+    for kind, source in (("truth", item.truth), ("the picture", item.image)):
+        if source is not None and (found := (source.shape[0], 1, *source.shape[2:])) != wanted:
+            raise InputError(
+                f"{source.name}: {kind} is {describe_shape(found)}; expected {describe_shape(wanted)}, "
+                f"as {item.prediction.source.name}",
+                fix="bring all to the size of the image that was segmented",
+            )
+    if item.truth.shape[1] != 1:
+        raise InputError(f"{item.truth.name}: truth has {item.truth.shape[1]} channels; expected one")
     if item.truth.dtype.kind not in "bui":
         raise InputError(f"{item.truth.name}: truth is {item.truth.dtype}; expected integers (labels or classes)")
     return item
@@ -210,8 +221,11 @@ def _prediction_of(item: Input, kind: str | None) -> Block:
 
 def _score(item: Pair, names: Sequence[str], config: EvaluateConfig) -> Result:
     truth, prediction = _truth_of(item.truth), _prediction_of(item.prediction, config.prediction_kind)
-    scores = score_image(truth, prediction, names=names)
-    curves = score_curves(truth, prediction) if prediction.dtype.kind == "f" else {}
+    try:
+        scores = score_image(truth, prediction, names=names)
+        curves = score_curves(truth, prediction) if prediction.dtype.kind == "f" else {}
+    except InputError as error:
+        raise InputError(f"{item.name}: {error}", fix=error.fix) from error
     return Result(item.name, scores, curves)
 
 
@@ -229,7 +243,7 @@ def _pictures(item: Pair, config: EvaluateConfig) -> dict[str, str]:
 
 
 def _collect(
-    results: Sequence[Result], names: Sequence[str], settings: Mapping[str, Any], inputs: Mapping[str, str]
+    results: Sequence[Result], names: Sequence[str], settings: Mapping[str, Any], notes: Sequence[str]
 ) -> dict[str, Any]:
     """Return the content of ``metrics.json``."""
     mean: Scores = {}
@@ -243,7 +257,8 @@ def _collect(
         "images": [{"name": r.name, **r.scores} for r in results],
         "undefined": undefined,
         "conventions": {n: SCORES[n].convention for n in names},
-        "settings": {**settings, "inputs": dict(inputs)},
+        "notes": list(notes),
+        "settings": dict(settings),
         "versions": {"unetcli": __version__, "python": platform.python_version(), "numpy": np.__version__},
     }
 
@@ -265,6 +280,8 @@ def _parse_bounds(text: str | None, names: Sequence[str]) -> dict[str, float]:
         bounds = {n.strip(): float(v) for n, v in (p.split("=") for p in (text or "").split(",") if p)}
     except ValueError:
         raise ConfigError(f"--fail-under {text}: expected NAME=NUMBER, such as iou=0.9") from None
+    if not all(math.isfinite(bound) for bound in bounds.values()):
+        raise ConfigError(f"--fail-under {text}: expected finite numbers")
     missing = [n for n in bounds if n not in names]
     if missing:
         raise ConfigError(
@@ -273,29 +290,37 @@ def _parse_bounds(text: str | None, names: Sequence[str]) -> dict[str, float]:
     return bounds
 
 
-def _check_bounds(mean: Scores, bounds: Mapping[str, float]) -> None:
+def _below(mean: Scores, bounds: Mapping[str, float]) -> list[str]:
+    """Say which means are worse than their bound; what is undefined is."""
     worse = []
     for name, bound in bounds.items():
         value = mean[name]
         failed = value is None or (value < bound if SCORES[name].better == "higher" else value > bound)
         if failed:
             worse.append(f"{name} is {'undefined' if value is None else f'{value:.4g}'}, asked for {bound:g}")
-    if worse:
-        raise BelowBoundError("; ".join(worse))
+    return worse
 
 
 # ------------------------------------------------------------------------------------------- report
 
 
-def _check_out(out: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], *, overwrite: bool) -> None:
+def _check_out(out: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None:
     """Refuse to replace what is not a report, or a report of something else."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "metrics.json").exists()):
+    metrics = out / "metrics.json"
+    try:
+        found = json.loads(metrics.read_text())["settings"] if metrics.exists() else None
+        is_report = isinstance(found, dict) or (out.is_dir() and _holds_nothing(out)) or not out.exists()
+    except (ValueError, TypeError, LookupError):
+        is_report = False
+    if not is_report:
         raise InputError(f"{out}: exists and is not a report", fix="another -o")
-    if overwrite or not (out / "metrics.json").exists():
-        return
-    old = json.loads((out / "metrics.json").read_text())["settings"]
-    if old != json.loads(json.dumps({**settings, "inputs": inputs})):
-        raise ConfigError(f"{out}: holds the report of other inputs or settings", fix="--overwrite, or another -o")
+    if found is not None and not overwrite:
+        check_fingerprint(out, found, settings)
+
+
+def _holds_nothing(folder: Path) -> bool:
+    """Tell whether a folder is empty, but for a file that was being written when its writer was killed."""
+    return all(path.name.startswith(".") and path.name.endswith(".partial") for path in folder.iterdir())
 
 
 def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
@@ -311,7 +336,6 @@ def _report(
     results: Sequence[Result],
     pairs: Sequence[Pair],
     config: EvaluateConfig,
-    notes: Sequence[str],
 ) -> Report:
     columns = [
         ScoreColumn(n, LABELS.get(n, n), SCORES[n].better, SCORES[n].convention, value, SCORES[n].undefined)
@@ -327,7 +351,7 @@ def _report(
         settings={k: json.dumps(v) for k, v in metrics["settings"].items() if v is not None},
         versions=metrics["versions"],
         curves=_mean_curves(results),
-        notes=list(notes),
+        notes=metrics["notes"],
     )
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unetcli.errors import InputError
+from unetcli.errors import InputError, first_line
 from unetcli.image.axes import describe_shape
 from unetcli.image.files import open_file
 from unetcli.image.ledger import ledger_path
@@ -14,7 +14,7 @@ from unetcli.image.store import is_store, open_store
 
 
 def run(path: Path) -> dict[str, Any]:
-    """Describe a store, an image file, a model, a training run or a report.
+    """Describe a store, an image file, a model, a training run, or a report.
 
     Raises
     ------
@@ -25,7 +25,9 @@ def run(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: does not exist")
     if is_store(path) or ledger_path(path).exists():
         return _describe_store(path)
-    if path.is_dir() and not (path / "run.json").exists():
+    if (path / "metrics.json").is_file() and not (path / "run.json").exists():
+        return _describe_report(path / "metrics.json")
+    if path.is_dir() and not any((path / name).exists() for name in ("run.json", "model.safetensors")):
         raise InputError(f"{path}: is a folder; expected a store, an image file, a model or a training run")
     if path.is_dir() or path.suffix == ".safetensors":
         return _describe_model(path)
@@ -76,3 +78,11 @@ def _describe_model(path: Path) -> dict[str, Any]:
         "pixel_size": json.dumps(dict(header.pixel_size)),
         "made_with": f"unetcli {header.provenance.get('version')}",
     }
+
+
+def _describe_report(file: Path) -> dict[str, Any]:
+    try:
+        metrics = json.loads(file.read_text())
+        return {"kind": "report", "images": len(metrics["images"]), **metrics["mean"]}
+    except (ValueError, TypeError, LookupError) as error:
+        raise InputError(f"{file}: is not the report of unetcli evaluate ({first_line(error)})") from error

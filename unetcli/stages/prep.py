@@ -213,25 +213,11 @@ def _notes(item: Item) -> list[str]:
 
 
 def _label_map(items: list[Item], config: PrepConfig, notes: list[str]) -> LabelMap | None:
-    truths = [(item.name, item.truth) for item in items if item.truth is not None]
+    truths = [item.truth for item in items if item.truth is not None]
     if not truths:
         return None
-    works = [w for name, truth in truths for w in work_on(name, TileGrid(truth.shape, SAMPLE_TILE), [truth])]
     named = _parse_classes(config.classes) if config.classes else {}
-    found: set[int] = set()
-    for work, unique in zip(works, reduce_tiles(lambda _, block: np.unique(block), works), strict=True):
-        found.update(unique.tolist())
-        if named and not found <= named.keys():
-            raise InputError(
-                f"{work.sources[0].name}: labels hold the values {sorted(found - named.keys())[:5]} at "
-                f"{work.tile.core}; expected those of --classes: {sorted(named)}"
-            )
-    values = sorted(int(v) for v in found)
-    if len(values) < 2:
-        raise InputError(
-            f"{truths[0][1].name}: labels hold only the value {values[0]}; expected background and something else",
-            fix="check that these are the labels, and not empty ones",
-        )
+    values = _label_values(truths, named)
     if named:
         return LabelMap("classes", tuple(named), tuple(named.values()))
     kind = config.label_kind or ("classes" if len(values) == 2 else "instances")
@@ -240,15 +226,34 @@ def _label_map(items: list[Item], config: PrepConfig, notes: list[str]) -> Label
         notes.append(f"labels hold {shown}: taken as {kind} (--label-kind says otherwise)")
     if kind == "instances":
         if values[0] < 0 or values[-1] >= 2**32:
-            raise InputError(f"{truths[0][1].name}: ids are {values[0]} to {values[-1]}; expected 0 to {2**32 - 1}")
+            raise InputError(f"{truths[0].name}: ids are {values[0]} to {values[-1]}; expected 0 to {2**32 - 1}")
         return LabelMap("instances", (), ("background", "object"))
     if len(values) > 255:
         raise InputError(
-            f"{truths[0][1].name}: labels hold {len(values)} values; expected at most 255 classes",
+            f"{truths[0].name}: labels hold {len(values)} values; expected at most 255 classes",
             fix="--label-kind instances, if these are object ids",
         )
     names = ("background", "foreground") if len(values) == 2 else tuple(f"class_{v}" for v in values)
     return LabelMap("classes", tuple(values), names)
+
+
+def _label_values(truths: Sequence[Source], named: Mapping[int, str]) -> list[int]:
+    """Return all values of the labels, in order; refuse those that no class is named for, and a single one."""
+    works = [w for truth in truths for w in work_on(truth.name, TileGrid(truth.shape, SAMPLE_TILE), [truth])]
+    found: set[int] = set()
+    for work, unique in zip(works, reduce_tiles(lambda _, block: np.unique(block), works), strict=True):
+        found.update(int(value) for value in unique)
+        if named and not found <= named.keys():
+            raise InputError(
+                f"{work.sources[0].name}: labels hold the values {sorted(found - named.keys())[:5]} at "
+                f"{work.tile.core}; expected those of --classes: {sorted(named)}"
+            )
+    if len(found) < 2:
+        raise InputError(
+            f"{truths[0].name}: labels hold only the value {min(found)}; expected background and something else",
+            fix="check that these are the labels, and not empty ones",
+        )
+    return sorted(found)
 
 
 def _parse_classes(text: str) -> dict[int, str]:

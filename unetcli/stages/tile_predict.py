@@ -81,7 +81,7 @@ def run(
         Images, tiles, and with `verify_seams` the greatest difference.
     """
     source = open_store(image)
-    predictor = Predictor.load(model, config, choose_device(device))
+    predictor = Predictor.load(model, config, device)
     predictor.check(source)
     if dry_run:
         return predictor.dry_run(source)
@@ -129,10 +129,10 @@ class Predictor:
     tta: str
 
     @classmethod
-    def load(cls, model: Path, config: PredictConfig, device: torch.device) -> Predictor:
+    def load(cls, model: Path, config: PredictConfig, device_name: str) -> Predictor:
         """Load a model on a device and choose the tile."""
         network, header = load_model(model)
-        geometry = header.geometry
+        geometry, device = header.geometry, choose_device(device_name)
         step = aligned(geometry, DEFAULT_STEP[device.type])
         if config.tile_size is not None:
             geometry.check_size("--tile-size", config.tile_size, geometry.read_size(geometry.stride))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 import platform
 import shutil
@@ -34,7 +35,7 @@ from unetcli.image.streaming import Progress, available_cpus, silent
 from unetcli.image.tiling import Box, TileGrid
 from unetcli.models import build_model
 from unetcli.models.checkpoint import ModelHeader, load_checkpoint, save_checkpoint, save_model
-from unetcli.models.device import choose_device, has_fast_bfloat16
+from unetcli.models.device import choose_device, choose_precision
 from unetcli.models.geometry import Geometry, geometry_of
 from unetcli.models.losses import weighted_cross_entropy
 from unetcli.models.overlap_tile import predict_core, read_extent
@@ -123,8 +124,9 @@ def run(
     torch.manual_seed(config.seed)
     if chosen.type == "cpu":
         torch.set_num_threads(available_cpus())
-    trainer = Trainer.build(config, parameters, geometry, dataset, chosen)
-    _write_run_file(out, plan, trainer.network)
+    precision = choose_precision(config.precision, chosen)
+    trainer = Trainer.build(config, parameters, geometry, dataset, chosen, precision)
+    _write_run_file(out, plan, trainer.network, {"device": str(chosen), "precision": precision})
     trainer.resume(out / "last.ckpt")
     try:
         trainer.fit(planes["training"], planes["validation"], out, workers=workers, progress=progress)
@@ -221,14 +223,14 @@ class Trainer:
         geometry: Geometry,
         dataset: Dataset,
         device: torch.device,
+        precision: str,
     ) -> Trainer:
         """Set up network, optimizer and schedule on a device."""
-        cuda = device.type == "cuda"
-        bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and has_fast_bfloat16(device))
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the device was said already
         fabric = Fabric(
             accelerator=device.type,
-            devices=[device.index or 0] if cuda else 1,
-            precision="bf16-mixed" if bfloat16 else "32-true",
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            precision="bf16-mixed" if precision == "bfloat16" else "32-true",
         )
         network = build_model(config.arch, parameters).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = OPTIMIZERS[config.optimizer](network.parameters(), config)
@@ -410,7 +412,7 @@ def _is_complete(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool
     return (out / "model.safetensors").exists()
 
 
-def _write_run_file(out: Path, plan: Mapping[str, Any], network: nn.Module) -> None:
+def _write_run_file(out: Path, plan: Mapping[str, Any], network: nn.Module, machine: Mapping[str, str]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -422,6 +424,7 @@ def _write_run_file(out: Path, plan: Mapping[str, Any], network: nn.Module) -> N
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
+        **machine,
         "parameters": sum(p.numel() for p in network.parameters()),
         "fingerprint": plan,
     }
@@ -463,4 +466,5 @@ def _summary(out: Path, *, already: bool) -> dict[str, Any]:
     run_file = json.loads((out / "run.json").read_text())
     with (out / "metrics.csv").open() as file:
         last = list(csv.DictReader(file))[-1]
-    return {"out": str(out), "already_done": already, "parameters": run_file["parameters"], **last}
+    scores = {name: float(value) for name, value in last.items()}
+    return {"out": str(out), "already_done": already, "parameters": run_file["parameters"], **scores}
