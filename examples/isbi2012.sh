@@ -13,7 +13,7 @@ mkdir -p "$out"
 
 unetcli prep "$data"/train_image_{0[0-9],1[0-9],2[01]}.png --labels "$data"/train_label_{0[0-9],1[0-9],2[01]}.png \
     --label-kind classes --pixel-size 4nm -o "$out/train.zarr"
-unetcli weights "$out/train.zarr" --balance none --w0 5 -o "$out/weights.zarr"
+unetcli weights "$out/train.zarr" --balance none --w0 5 --sigma 3 -o "$out/weights.zarr"
 unetcli augment "$out/train.zarr" --weights "$out/weights.zarr" -n 6 -o "$out/augmented.zarr" --preview "$out/augmented.png"
 unetcli train "$out/train.zarr" --weights "$out/weights.zarr" -o "$out/run" "$@"
 unetcli prep "$data"/train_image_2[23].png --pixel-size 4nm -o "$out/new.zarr"

@@ -230,6 +230,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "scaling": 1.0,
         "gamma": 0.0,
         "noise": 0.0,
+        "precision": "float32",
         "validate_every": 1000,
     },
     "default": {},
@@ -237,7 +238,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fast": {
         "features": "16,32,64,128,256",
         "batch_size": 4,
-        "steps": 1500,
+        "steps": 2500,
         "learning_rate": 3e-3,
         "validate_every": 100,
     },

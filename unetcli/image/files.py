@@ -90,10 +90,13 @@ def not_an_image(path: Path, head: bytes) -> InputError:
     for magic, kind in FOREIGN.items():
         if head.startswith(magic):
             return InputError(f"{path}: is {kind}; {EXPECTED}", fix="convert it to OME-TIFF, for example in Fiji")
-    return InputError(f"{path}: is not an image file (starts with {excerpt(head)}); {EXPECTED}")
+    return InputError(
+        f"{path}: is not an image file (starts with {excerpt(head)}); {EXPECTED}",
+        fix="look what it really is; its kind is told from its bytes, not from its name",
+    )
 
 
 def excerpt(head: bytes) -> str:
     """Show the first bytes: text in quotes, anything else in hexadecimal."""
-    text = head.decode("utf-8", errors="replace")
+    text = head.decode("utf-8", errors="replace").strip()
     return f'"{text[:8]}…"' if text[:8].isprintable() else "bytes " + head[:8].hex(" ")

@@ -49,7 +49,7 @@ def list_images(paths: Iterable[Path]) -> list[Path]:
     images: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise InputError(f"{path}: no such file or folder")
+            raise InputError(f"{path}: no such file or folder", fix="check the path")
         require_complete(path)
         images += [path] if is_item(path) else images_in(path)
     return images

@@ -194,7 +194,8 @@ def _check(items: list[Item]) -> list[Item]:
         if truth is not None and truth.shape != expected:
             raise InputError(
                 f"{truth.name}: labels are {describe_shape(truth.shape)}; expected {describe_shape(expected)}, "
-                f"as {image.name}"
+                f"as {image.name}",
+                fix="give the labels that were drawn on this image, at its size",
             )
         if image.shape[1] != first.shape[1] or image.dtype != first.dtype:
             raise InputError(
