@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import settings
 from PIL import Image
 
 from unetcli.cli import main
@@ -20,6 +21,9 @@ from unetcli.image.axes import Axes
 from unetcli.image.store import open_store
 from unetcli.image.tiling import Box
 from unetcli.stages import prep, train, weights
+
+settings.register_profile("unetcli", deadline=None)  # kernels are compiled when they are first called
+settings.load_profile("unetcli")
 
 SIZE = 80
 N_IMAGES = 3
@@ -100,6 +104,7 @@ import unetcli.image.new_store as store
 from unetcli import progress
 shard, chunk, number, after, *arguments = sys.argv[1:]
 store.SHARD, store.CHUNK = int(shard), int(chunk)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to Ctrl-C
 shown, calls = progress.Progress.__call__, []
 def show(self, done, total):
     calls.append(done)

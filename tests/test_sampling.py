@@ -67,7 +67,7 @@ def test_a_sample_depends_on_seed_and_number_only(shape, size, ndim):
 
 
 @pytest.mark.parametrize(("shape", "size", "ndim"), CASES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.data())
 def test_any_part_is_the_same_part_of_the_whole(shape, size, ndim, data):
     sample = draw_sample([(example(shape), 0, 0)], ALL, 0, data.draw(st.integers(0, 5)), size, ndim)

@@ -22,7 +22,7 @@ def exact_mean(block):
     return np.rint(mean).astype(block.dtype)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(INTEGERS).flatmap(lambda d: hnp.arrays(d, (1, 2, 1, 4, 6))))
 def test_integers_are_rounded_half_to_even(block):
     result = mean_2x2(block)

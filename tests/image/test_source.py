@@ -28,7 +28,7 @@ def numbered(*shape):
     return np.arange(np.prod(shape)).reshape(shape)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_equals_numpy_reflection(data):
     shape = tuple(data.draw(st.integers(1, 7)) for _ in range(3))

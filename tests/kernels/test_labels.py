@@ -40,7 +40,7 @@ def label_by_tiles(classes, cuts):
 
 
 @given(st.integers(0, 2**32), st.tuples(st.integers(1, 9), st.integers(1, 12), st.integers(1, 12)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_tiling_equals_scikit_image_on_the_whole(seed, shape):
     rng = np.random.default_rng(seed)
     classes = random_classes(rng, shape)

@@ -38,7 +38,7 @@ def test_every_score_is_offered_and_explained():
         assert score.search in (None, *SCORES)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(hnp.arrays(bool, (2, 6, 7)))
 def test_identical_pair_is_perfect(truth):
     assume(truth.any(axis=(1, 2)).all())

@@ -39,7 +39,7 @@ def test_simple_rings_equal_the_definition():
     assert SIMPLE_RINGS.sum() == 116
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TRUTH_AND_MAP, st.sampled_from([0.0, 0.2, 0.5]), st.booleans())
 def test_passes_equal_naive_repetition(arrays, threshold, is_masked):
     truth, prediction, mask = arrays
@@ -57,7 +57,7 @@ def test_warping_keeps_the_number_of_objects(arrays):
     assert components(warp(truth, prediction).warped).max() == components(truth).max()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TRUTH_AND_MAP, st.sampled_from([1, 2, None]))
 def test_classes_equal_the_table(arrays, radius):
     truth, prediction, _ = arrays

@@ -310,7 +310,7 @@ def whole(array):
     return Work("array/0", Tile(0, box, box), (Pixels(array),))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_statistics_equal_numpy(data):
     dtype = data.draw(st.sampled_from(["bool", "uint8", "int8", "uint16", "int16", "int32", "float32", "float64"]))

@@ -99,7 +99,7 @@ def test_tile_sizes_agree(tmp_path, models, kind):
         np.testing.assert_allclose(other, found[0], atol=1e-5)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 3))
 def test_odd_sizes(models, tmp_path_factory, height, width, extra):
     folder = tmp_path_factory.mktemp("odd")
