@@ -91,6 +91,12 @@ def stop_after(calls):
     return progress
 
 
+def read_png(path):
+    """Return size, metadata and pixels of a picture."""
+    with Image.open(path) as picture:
+        return picture.size, picture.info, np.asarray(picture.convert("RGB"))
+
+
 def count_calls(function):
     """Return how often a stage calls its progress."""
     calls = []

@@ -24,7 +24,7 @@ from unetcli.image.source import Source
 from unetcli.image.streaming import Progress, Work, map_tiles, silent
 from unetcli.image.tiling import Box, Shape, TileGrid
 from unetcli.kernels.displacement import source_positions
-from unetcli.report.pictures import SheetSample, draw_sheet
+from unetcli.report.sheet import SheetSample, draw_sheet
 from unetcli.sampling import Position, Sample, draw_sample, examples
 
 Block = NDArray[Any]

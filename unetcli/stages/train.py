@@ -39,7 +39,7 @@ from unetcli.models.device import choose_device, choose_precision
 from unetcli.models.geometry import Geometry, geometry_of
 from unetcli.models.losses import weighted_cross_entropy
 from unetcli.models.overlap_tile import predict_core, read_extent
-from unetcli.report.pictures import draw_curves
+from unetcli.report.curves import draw_curves
 from unetcli.sampling import Example, draw_sample, examples
 
 Plane = tuple[Example, int, int]
