@@ -17,7 +17,7 @@ LAYERS = [
     {"cli"},
     {"demo"},
     {"stages"},
-    {"sampling"},
+    {"sampling", "options"},
     {"image", "kernels", "models", "metrics", "report", "export", "config", "progress"},
     {"errors", "atomic"},
     {"__init__"},
@@ -25,8 +25,7 @@ LAYERS = [
 """From top to bottom; those on a line do not import one another."""
 
 HOMES = {
-    "typer": ("cli.py",),
-    "click": ("cli.py",),
+    "typer": ("cli.py", "options.py"),
     "rich": ("cli.py", "progress.py"),
     "zarr": ("image/",),
     "numcodecs": ("image/",),
