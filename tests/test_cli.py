@@ -603,3 +603,21 @@ def test_a_signal_is_remembered_until_the_next_call_but_not_after_the_last(resto
         with pytest.raises(errors.Unfinished, match=f"stopped by {signal.Signals(number).name} after 2 of 3"):
             progress(2, 3)
         progress(3, 3)  # complete: there is nothing left to stop
+
+
+def test_ctrl_c_waits_for_the_next_step_and_a_second_one_does_not(restored_signals):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with Progress("train", "none") as progress:
+        progress(1, 3)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(errors.Interrupted, match="stopped by Ctrl-C after 2 of 3"):
+            progress(2, 3)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_list_in_the_file_is_what_commas_are_on_the_command_line(cli, config, instances):
+    assert (
+        cli("train", instances, "-o", "b", *config("[train]\nfeatures = [4, 8]\npatch-size = 32\n"), "--dry-run") == 0
+    )

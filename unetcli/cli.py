@@ -73,7 +73,10 @@ def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[
                 _print_result(name, error.result or {}, common)
                 raise
             except KeyboardInterrupt:
-                raise Interrupted("the work so far is saved", fix="run the same command again: it continues") from None
+                raise Interrupted(
+                    "stopped at once; what was on record before is kept",
+                    fix="run the same command again: it continues from there",
+                ) from None
             _print_result(name, result, common)
 
         parameters = [*own, *settings, *shared]

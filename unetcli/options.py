@@ -119,5 +119,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         if isinstance(value, bool) and not getattr(options[name], "is_flag", False):
             option = "--" + name.replace("_", "-")
             raise ConfigError(f"{path}: [{context.info_name}] {option} is {str(value).lower()}; expected a value")
+        if isinstance(value, list) and not getattr(options[name], "multiple", False):
+            table[name] = ",".join(map(str, value))
     context.default_map = {**(context.default_map or {}), **table}
     return path

@@ -9,14 +9,17 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from unetcli.errors import Unfinished
+from unetcli.errors import Interrupted, Unfinished
 
 LOG_INTERVAL_S = 30.0
 """Seconds between lines where there is no terminal."""
 
 
 class Progress:
-    """Called with (done, total) after each tile or step; shows it, and raises `Unfinished` on SIGTERM or SIGUSR1.
+    """Called with (done, total) after each tile or step; shows it, and raises `Unfinished` after a signal.
+
+    SIGTERM and SIGUSR1, which schedulers send before the wall-time limit, and Ctrl-C are answered here, where what
+    is finished can be saved.
 
     Parameters
     ----------
@@ -29,23 +32,30 @@ class Progress:
     def __init__(self, command: str, style: str) -> None:
         self.command, self.style = command, style
         self.signal: str | None = None
+        self.before: dict[signal.Signals, Any] = {}
         self.bar: Any = None
         self.started = self.shown = time.monotonic()
         self.first, self.last = 0, (0, 0)
 
     def __enter__(self) -> Progress:
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._remember)
+        heard = [signal.SIGTERM, signal.SIGUSR1]
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # background jobs are deaf to Ctrl-C
+            heard.append(signal.SIGINT)
+        self.before = {number: signal.signal(number, self._remember) for number in heard}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
         if self.bar is not None:
             self.bar.stop()
 
     def _remember(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number).name
+        if number == signal.SIGINT:  # now at the next tile or step; again, at once
+            signal.signal(number, signal.default_int_handler)
 
     def __call__(self, done: int, total: int) -> None:
         """Show progress; stop in time if a signal asked for it."""
@@ -54,8 +64,9 @@ class Progress:
         elif self.style != "none":
             self._log(done, total)
         if self.signal and done < total:
-            raise Unfinished(
-                f"stopped by {self.signal} after {done} of {total}; the work so far is saved",
+            kind, by = (Interrupted, "Ctrl-C") if self.signal == "SIGINT" else (Unfinished, self.signal)
+            raise kind(
+                f"stopped by {by} after {done} of {total}; the work so far is saved",
                 fix="run the same command again: it continues",
             )
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from unetcli.config import DeformConfig
 from unetcli.errors import InputError
 from unetcli.image.dataset import TARGET, TRUTH, WEIGHTS, Dataset
+from unetcli.image.fingerprint import fingerprint
 from unetcli.image.source import Source, read_mirrored
 from unetcli.image.store import Image, open_store
 from unetcli.image.tiling import Box
@@ -57,7 +58,7 @@ def examples(dataset: Dataset, weights: Path | None) -> dict[str, Example]:
         If the weights are not of this data set.
     """
     dataset.require_labels()
-    maps = {} if weights is None else _weight_images(weights)
+    maps = {} if weights is None else _weight_images(weights, dataset)
     found = {}
     for image in dataset.images:
         example = Example(image.name, image.level, image.labels(TRUTH))
@@ -70,10 +71,17 @@ def examples(dataset: Dataset, weights: Path | None) -> dict[str, Example]:
     return found
 
 
-def _weight_images(path: Path) -> Mapping[str, Image]:
+def _weight_images(path: Path, dataset: Dataset) -> Mapping[str, Image]:
     store = open_store(path)
     if "weights" not in store.attributes:
         raise InputError(f"{path}: holds no weight maps", fix="unetcli weights data.zarr -o weights.zarr")
+    made_from = store.attributes["fingerprint"]["inputs"].get("data")
+    if made_from and made_from != [fingerprint(dataset.store.path)]:
+        raise InputError(
+            f"{path}: its weight maps were made from another data set than {dataset.store.path}, "
+            "or from an older state of it",
+            fix=f"unetcli weights {dataset.store.path} -o {path} --overwrite",
+        )
     return {image.name: image for image in store.images}
 
 

@@ -173,3 +173,18 @@ def test_weights_of_another_data_set_are_refused(weight_maps, tmp_path):
     prep.run([tmp_path / "i.npy"], tmp_path / "d", PrepConfig(), labels=[tmp_path / "l.npy"])
     with pytest.raises(InputError, match="weight map"):
         augment.run(tmp_path / "d", tmp_path / "a", AugmentConfig(samples=1), weights=weight_maps)
+
+
+def test_weights_of_labels_that_were_corrected_since_are_refused(tmp_path):
+    image, labels = cells((40, 44), 9)
+    np.save(tmp_path / "i.npy", image)
+    for changed in (False, True):
+        np.save(tmp_path / "l.npy", labels[::-1] if changed else labels)
+        prep.run([tmp_path / "i.npy"], tmp_path / "d", PrepConfig(), labels=[tmp_path / "l.npy"], overwrite=changed)
+        if not changed:
+            weights.run(tmp_path / "d", tmp_path / "w", WeightsConfig())
+    with pytest.raises(InputError, match="made from another data set") as caught:
+        augment.run(tmp_path / "d", tmp_path / "a", AugmentConfig(samples=1), weights=tmp_path / "w")
+    assert "unetcli weights" in caught.value.fix
+    weights.run(tmp_path / "d", tmp_path / "w", WeightsConfig(), overwrite=True)
+    augment.run(tmp_path / "d", tmp_path / "a", AugmentConfig(samples=1), weights=tmp_path / "w")

@@ -667,3 +667,13 @@ def test_paths_may_be_relative(in_tmp):
     np.save("p.npy", labels)
     np.save("t.npy", labels)
     assert score(Path("p.npy"), Path("t.npy"), Path("r"), metrics=FAST)["mean"]["iou"] == 1
+
+
+def test_of_several_classes_the_likeliest_counts_as_in_a_mask(tmp_path):
+    p = np.array([0.4, 0.3, 0.3], np.float32)[:, None, None] * np.ones((3, 8, 8), np.float32)
+    np.save(tmp_path / "p.npy", p)
+    prep.run([tmp_path / "p.npy"], tmp_path / "p.zarr", PrepConfig(axes="cyx"))
+    truth = saved(tmp_path / "truth", np.eye(8, dtype=np.uint8))
+    found = score(tmp_path / "p.zarr", truth, tmp_path / "r", metrics="iou", prediction_kind="probabilities")
+    assert found["mean"]["iou"] == 0  # class 0 is the likeliest everywhere
+    assert any("data set of unetcli prep" in note for note in found["notes"])

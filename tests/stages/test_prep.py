@@ -87,7 +87,7 @@ def test_a_value_that_is_no_class_fails_before_anything_is_written(folders, tmp_
     [
         (np.zeros((20, 31), np.uint8), r"labels.*20 x 31; expected yx 20 x 30, as .*image"),
         (np.zeros((20, 30), np.float32), r"labels\.npy: labels are float32; expected integers"),
-        (np.zeros((20, 30, 3), np.uint8), r"labels.*3 x 20 x 30; expected yx 20 x 30"),
+        (np.zeros((20, 30, 3), np.uint8), r"labels have 3 channels .*; expected yx 20 x 30"),
         (np.zeros((20, 30), np.uint8), r"labels.*only the value 0"),
         (
             np.full((20, 30), -1, np.int16) * np.eye(20, 30, dtype=np.int16) * np.arange(30, dtype=np.int16),
@@ -470,3 +470,18 @@ def test_images_of_other_kinds_are_refused(tmp_path):
     np.save(tmp_path / "b.npy", np.zeros((4, 4), np.uint16))
     with pytest.raises(InputError, match=r"b\.npy: has 1 channels of uint16; expected 1 of uint8, as a\.npy"):
         prep.run([tmp_path / "a.npy", tmp_path / "b.npy"], tmp_path / "o", PrepConfig())
+
+
+def test_label_values_of_one_name_are_one_class(tmp_path):
+    labels = np.random.default_rng(0).choice(np.array([0, 32, 255], np.uint8), (20, 30))
+    np.save(tmp_path / "labels.npy", labels)
+    np.save(tmp_path / "image.npy", np.zeros((20, 30), np.uint8))
+    config = PrepConfig(classes="255=cell,0=membrane,32=membrane")
+    prep.run([tmp_path / "image.npy"], tmp_path / "o", config, labels=[tmp_path / "labels.npy"])
+    assert open_dataset(tmp_path / "o").classes == ("cell", "membrane")
+    np.testing.assert_array_equal(pixels(tmp_path / "o", label="truth")[0, 0, 0], labels != 255)
+
+
+def test_an_image_is_not_its_own_labels(folders, tmp_path):
+    with pytest.raises(InputError, match="as its own labels"):
+        prep.run([folders / "ids"], tmp_path / "o", PrepConfig(), labels=[folders / "ids"])

@@ -305,3 +305,11 @@ def test_the_mask_names_its_classes_and_its_making(tmp_path, instances, trained)
     assert store.attributes["prediction"] == {"kind": "mask", "classes": ["background", "object"]}
     assert set(store.attributes["fingerprint"]["inputs"]) == {"image", "model"}
     assert json.loads(json.dumps(store.attributes["fingerprint"])) == store.attributes["fingerprint"]
+
+
+def test_results_are_no_images(tmp_path, instances, weight_maps, trained):
+    predict(instances, tmp_path / "m", trained)
+    for store, stage in ((weight_maps, "weights"), (tmp_path / "m", "tile-predict")):
+        with pytest.raises(InputError, match=f"was written by {stage}; expected images"):
+            predict(store, tmp_path / "x", trained)
+    assert not (tmp_path / "x").exists()

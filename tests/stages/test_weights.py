@@ -31,7 +31,9 @@ def slow_weights(truth, kind, config, spacing):
             last += n
     target = (truth if kind == "classes" else truth > 0).astype(np.uint8)
     if config.border_width:
-        border = separated(objects, config.border_width)
+        of_class = truth if kind == "classes" else truth > 0
+        parts = [np.where(of_class == c, objects, 0) for c in range(1, of_class.max() + 1)]
+        border = np.any([separated(part, config.border_width) for part in parts], axis=0)
         target, objects = np.where(border, 0, target).astype(np.uint8), np.where(border, 0, objects)
     distances = [
         ndimage.distance_transform_edt(objects != i, sampling=spacing) for i in np.unique(objects[objects > 0])
@@ -198,3 +200,10 @@ def test_the_data_set_is_never_the_output(instances, copy_of, overwrite):
 def test_dry_run_writes_nothing(instances, tmp_path):
     weights.run(instances, tmp_path / "w", WeightsConfig(), dry_run=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_different_classes_that_touch_stay_what_they_are(tmp_path):
+    labels = np.repeat([[0] * 5 + [1] * 6 + [2] * 7 + [3] * 8], 20, axis=0).astype(np.uint8)
+    data = prepared(tmp_path, np.zeros(labels.shape, np.uint8), labels, label_kind="classes")
+    weights.run(data, tmp_path / "w", WeightsConfig())
+    np.testing.assert_array_equal(pixels(tmp_path / "w", label="target")[0, 0, 0], labels)

@@ -91,6 +91,12 @@ def open_dataset(path: Path) -> Dataset:
     store = open_store(path)
     data = store.attributes.get("data")
     if data is None:
+        stage = store.attributes.get("stage")
+        if stage:
+            raise InputError(
+                f"{path}: was written by {stage}, so it was not prepared; expected a data set",
+                fix="give the data set that unetcli prep or augment wrote",
+            )
         raise InputError(f"{path}: was not prepared", fix=f"unetcli prep {path} -o data.zarr")
     return Dataset(
         store,
@@ -140,7 +146,10 @@ def parse_split(text: str | None, planes: Mapping[str, int]) -> dict[str, list[i
         chosen = {name: None for p in pieces for name in fnmatch.filter(planes, p)}
         missing = [p for p in pieces if not fnmatch.filter(planes, p)]
         if missing:
-            raise InputError(f"--split {text}: no image is named {', '.join(missing)} (there are {_some(planes)})")
+            raise InputError(
+                f"--split {text}: no image is named {', '.join(missing)} (there are {_some(planes)})",
+                fix="names of images; or a fraction between 0 and 1; or plane numbers, if there is a single stack",
+            )
     if sum(planes[n] if c is None else len(c) for n, c in chosen.items()) >= sum(planes.values()):
         raise InputError(f"--split {text}: leaves nothing to train on")
     return chosen

@@ -171,11 +171,14 @@ def positions(names: Sequence[str], key: Callable[[str], Hashable]) -> dict[Hash
 
 def unpaired(lonely_a: Sequence[str], lonely_b: Sequence[str], a: str, b: str) -> InputError:
     """Return the error for names without exactly one partner."""
+    fix = f"give partners the same name but for the extension, or the same numbers: {a}_07, {b}_07"
+    if not lonely_b:
+        fix = f"leave out the {a} without {b}, or add what is missing"
     sides = [f"{len(names)} {what} ({listed(names)})" for names, what in ((lonely_a, a), (lonely_b, b)) if names]
     return InputError(
         f"{' and '.join(sides)} can not be paired; expected exactly one partner each, "
         "of the same name or with the same numbers in its name",
-        fix=f"give partners the same name but for the extension, or the same numbers: {a}_07, {b}_07",
+        fix=fix,
     )
 
 

@@ -107,6 +107,8 @@ def read_header(path: Path) -> ModelHeader:
 def model_file(path: Path) -> Path:
     """Return the model file of a training run, or the path itself."""
     file = path / "model.safetensors" if path.is_dir() else path
+    if not path.exists():
+        raise InputError(f"{path}: does not exist; expected a model", fix="unetcli train makes one")
     if not file.is_file():
         begun = (path / "last.ckpt").is_file()
         raise InputError(

@@ -161,7 +161,18 @@ def _pair_up(prediction: Path, truth: Path, images: Path | None) -> tuple[list[P
         _check(Pair(predictions[i].name, predictions[i], truths[j].labels or truths[j].source, pictures.get(i)))
         for i, j in found.pairs
     ]
-    return pairs, list(found.notes)
+    return pairs, [*found.notes, *_notes(predictions[0])]
+
+
+def _notes(prediction: Input) -> list[str]:
+    """Say how predictions are taken where that could surprise."""
+    notes = []
+    classes = prediction.attributes.get("prediction", {}).get("classes", ())
+    if len(classes) > 2:
+        notes.append(f"the prediction has {len(classes)} classes: all but {classes[0]} count as foreground")
+    if "data" in prediction.attributes:
+        notes.append("the prediction is a data set of unetcli prep: its gray values are taken as labels")
+    return notes
 
 
 def _check(item: Pair) -> Pair:
@@ -207,7 +218,10 @@ def _prediction_of(item: Input, kind: str | None) -> Block:
         kind = "probabilities" if values.dtype.kind == "f" else "mask" if few else "labels"
     if kind == "probabilities":
         probabilities = to_probabilities(values)
-        return 1 - probabilities[:, 0] if values.shape[1] > 1 else probabilities[:, 0]
+        if values.shape[1] > 2:  # as in the mask: the likeliest class counts
+            mask: Block = probabilities.argmax(axis=1) != 0
+            return mask
+        return 1 - probabilities[:, 0] if values.shape[1] == 2 else probabilities[:, 0]
     if values.shape[1] != 1:
         raise InputError(
             f"{item.source.name}: has {values.shape[1]} channels of {values.dtype}; expected one, or probabilities",

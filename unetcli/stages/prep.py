@@ -55,14 +55,17 @@ class LabelMap:
     kind
         ``classes`` or ``instances``.
     values
-        Of classes: the label value of class 0, 1, ...
+        Of classes: the label values.
     names
         Name of each class; of instances, background and object.
+    indices
+        Of classes: the class of each label value.
     """
 
     kind: str
     values: tuple[int, ...]
     names: tuple[str, ...]
+    indices: tuple[int, ...]
 
     def __call__(self, _: Tile, block: Block) -> Block:
         """Turn label values to class indices (uint8), or keep ids (uint32)."""
@@ -71,7 +74,7 @@ class LabelMap:
         values = np.asarray(self.values)
         order = np.argsort(values)
         at = np.searchsorted(values, block, sorter=order).clip(max=len(values) - 1)
-        mapped: Block = order[at].astype(np.uint8)
+        mapped: Block = np.array(self.indices, dtype=np.uint8)[order[at]]
         return mapped
 
 
@@ -191,6 +194,14 @@ def _check(items: list[Item]) -> list[Item]:
     for item in items:
         image, truth = item.image, item.truth
         expected = (image.shape[0], 1, *image.shape[2:])
+        if truth is not None and getattr(truth, "path", None) == getattr(image, "path", ""):
+            raise InputError(f"{image.name}: is given as image and as its own labels", fix="--labels LABELS")
+        if truth is not None and truth.shape[1] != 1:
+            raise InputError(
+                f"{truth.name}: labels have {truth.shape[1]} channels ({describe_shape(truth.shape)}); expected "
+                f"{describe_shape(expected)}, one channel of object ids or class values",
+                fix="save them as one grey channel",
+            )
         if truth is not None and truth.shape != expected:
             raise InputError(
                 f"{truth.name}: labels are {describe_shape(truth.shape)}; expected {describe_shape(expected)}, "
@@ -216,11 +227,14 @@ def _notes(item: Item) -> list[str]:
 def _label_map(items: list[Item], config: PrepConfig, notes: list[str]) -> LabelMap | None:
     truths = [item.truth for item in items if item.truth is not None]
     if not truths:
+        if config.classes:
+            raise ConfigError("--classes: there are no labels", fix="--labels LABELS")
         return None
     named = _parse_classes(config.classes) if config.classes else {}
     values = _label_values(truths, named)
     if named:
-        return LabelMap("classes", tuple(named), tuple(named.values()))
+        names = tuple(dict.fromkeys(named.values()))  # values of one name are one class
+        return LabelMap("classes", tuple(named), names, tuple(names.index(name) for name in named.values()))
     kind = config.label_kind or ("classes" if len(values) == 2 else "instances")
     if config.label_kind is None:
         shown = f"{len(values)} values" if len(values) > 8 else f"the values {values}"
@@ -228,14 +242,14 @@ def _label_map(items: list[Item], config: PrepConfig, notes: list[str]) -> Label
     if kind == "instances":
         if values[0] < 0 or values[-1] >= 2**32:
             raise InputError(f"{truths[0].name}: ids are {values[0]} to {values[-1]}; expected 0 to {2**32 - 1}")
-        return LabelMap("instances", (), ("background", "object"))
+        return LabelMap("instances", (), ("background", "object"), ())
     if len(values) > 255:
         raise InputError(
             f"{truths[0].name}: labels hold {len(values)} values; expected at most 255 classes",
             fix="--label-kind instances, if these are object ids",
         )
     names = ("background", "foreground") if len(values) == 2 else tuple(f"class_{v}" for v in values)
-    return LabelMap("classes", tuple(values), names)
+    return LabelMap("classes", tuple(values), names, tuple(range(len(values))))
 
 
 def _label_values(truths: Sequence[Source], named: Mapping[int, str]) -> list[int]:
@@ -263,7 +277,7 @@ def _parse_classes(text: str) -> dict[int, str]:
         classes = {int(value): name.strip() for value, name in pairs}
     except ValueError:
         classes = {}
-    if len(classes) < 2 or len(classes) != text.count("=") or not all(classes.values()):
+    if len(set(classes.values())) < 2 or len(classes) != text.count("=") or not all(classes.values()):
         raise ConfigError(f"--classes {text}: expected VALUE=NAME for each class", fix="--classes 0=membrane,255=cell")
     return classes
 
@@ -354,6 +368,7 @@ def _finish(
         "label_kind": label_map.kind if label_map else None,
         "classes": label_map.names if label_map else (),
         "class_values": label_map.values if label_map else (),
+        "class_indices": label_map.indices if label_map else (),
         "statistics": stats,
     }
     store.finish(metadata, {"data": described})

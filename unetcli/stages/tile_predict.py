@@ -113,7 +113,7 @@ def run(
         for store in reversed(stores):  # the mask last: it stands for the whole run
             if not store.complete:
                 _finish(store, groups, predictor.header, of_classes=store is mask)
-        summary["tiles"] = len(works)
+        summary["tiles"] = predictor.count_tiles(source)
     return {**summary, **predictor.notes()}
 
 
@@ -150,7 +150,10 @@ class Predictor:
         return self.header.geometry
 
     def check(self, source: Store) -> None:
-        """Refuse images that the network can not take."""
+        """Refuse images that the network can not take, and results in place of images."""
+        stage = str(source.attributes.get("stage", ""))
+        if stage == "weights" or stage.startswith("tile-predict"):
+            raise InputError(f"{source.path}: was written by {stage}; expected images", fix="give the images")
         for image in source.images:
             found = image.level.shape[1]
             if found != self.header.channels:
@@ -161,14 +164,18 @@ class Predictor:
     def dry_run(self, source: Store) -> dict[str, Any]:
         """Say what would be computed."""
         shapes = [image.level.shape for image in source.images]
-        tiles = sum(t * z * math.ceil(y / self.step) * math.ceil(x / self.step) for t, _, z, y, x in shapes)
         return {
             "images": len(shapes),
             "megapixels": sum(math.prod(s) // s[1] for s in shapes) / 1e6,
-            "tiles": tiles,
+            "tiles": self.count_tiles(source),
             "tile": f"{self.geometry.read_size(self.step)} pixels in, core {self.step}",
             "device": str(self.device),
         }
+
+    def count_tiles(self, source: Store) -> int:
+        """Return the number of passes through the network, of one view."""
+        shapes = (image.level.shape for image in source.images)
+        return sum(t * z * math.ceil(y / self.step) * math.ceil(x / self.step) for t, _, z, y, x in shapes)
 
     def notes(self) -> dict[str, Any]:
         """Say where the promise of no seams can not hold."""

@@ -138,7 +138,10 @@ def run(
     header = _header(config, parameters, geometry, dataset, plan)
     draw_curves(trainer.rows, out / "curves.png")
     save_model(out / "model.safetensors", trainer.network.state_dict(), header)
-    return _summary(out, already=False)
+    summary = _summary(out, already=False)
+    if dataset.ndim == 3:
+        summary["notes"] = ["objects lie in volumes, but this network works plane by plane"]
+    return summary
 
 
 def _check_norm(config: TrainConfig, geometry: Geometry) -> None:
@@ -402,6 +405,8 @@ def _channel(position: tuple[int, ...], c: int) -> tuple[int, ...]:
 def _is_complete(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Tell whether a run is finished; refuse to go on with one that was begun otherwise."""
     run_file = out / "run.json"
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: exists and is not a training run", fix="another -o")
     if overwrite and run_file.exists():
         shutil.rmtree(out)
     if out.is_dir() and any(out.iterdir()):

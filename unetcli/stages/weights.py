@@ -142,11 +142,13 @@ class _Job:
         return ids
 
     def target(self, truth: Block, objects: Block) -> tuple[Block, Block]:
-        """Return class per pixel and object ids of a volume, both cut where different objects touch."""
+        """Return class per pixel and object ids of a volume, both cut where objects of one class touch."""
         classes = truth if self.dataset.label_kind == "classes" else truth > 0
         if not self.config.border_width:
             return classes.astype(np.uint8), objects
-        border = separation_border(objects, width=self.config.border_width)
+        border = np.zeros(objects.shape, dtype=np.bool_)
+        for c in np.unique(classes[classes > 0]):
+            border |= separation_border(np.where(classes == c, objects, 0), width=self.config.border_width)
         return np.where(border, 0, classes).astype(np.uint8), np.where(border, 0, objects)
 
     def count_classes(self, pairs: Pairs) -> NDArray[np.int64]:
