@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import inspect
 import json
 import logging
@@ -29,7 +28,7 @@ from unetcli.config import (
     WeightsConfig,
     with_preset,
 )
-from unetcli.errors import BelowBoundError, Interrupted, UnetcliError, Unfinished
+from unetcli.errors import BelowBoundError, Interrupted, UnetcliError, Unfinished, is_disk_full
 from unetcli.options import Common, ManyLabels, common_options, setting_options
 from unetcli.progress import Progress
 
@@ -371,7 +370,7 @@ def main(arguments: list[str] | None = None) -> int:
     except MemoryError:
         return _fail("out of memory", 5, fix="fewer --workers", debug=debug)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             return _fail(
                 "no space left on the disk",
                 5,

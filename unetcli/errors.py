@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 
@@ -67,6 +68,11 @@ class Interrupted(Unfinished):
     """Stopped by Ctrl-C; the same command continues."""
 
     exit_code = 130
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether a disk, or the quota on it, is used up: of bytes or of files."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def first_line(error: BaseException) -> str:

@@ -21,7 +21,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from unetcli import __version__
-from unetcli.errors import ConfigError, InputError
+from unetcli.errors import ConfigError, InputError, is_disk_full
 from unetcli.image.axes import Axes
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import Ledger, check_fingerprint, ledger_path
@@ -146,6 +146,8 @@ class NewStore:
             try:
                 self._begin(anew=overwrite or found == "nothing")
             except OSError as error:
+                if is_disk_full(error):
+                    raise
                 raise InputError(f"{path}: can not be written ({error.strerror})") from error
 
     def _find(self) -> str:

@@ -7,7 +7,6 @@ bounded by these, not by the image.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from unetcli.errors import DeviceError, InputError, UnetcliError
+from unetcli.errors import DeviceError, InputError, UnetcliError, is_disk_full
 from unetcli.image.ledger import JointLedger, Ledger
 from unetcli.image.source import Source, read_mirrored
 from unetcli.image.store import Level
@@ -218,7 +217,7 @@ class _naming:  # noqa: N801 - reads as a statement: with _naming(work)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         where = f"{self.work.name.rpartition('/')[0]}, tile {self.work.tile.index} ({self.work.tile.read})"
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             target = self.work.targets[0].path if self.work.targets else ""
             raise DeviceError(
                 f"{target}: no space left on the disk, at {where}; tiles finished before are kept",

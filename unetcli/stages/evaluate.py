@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from unetcli import __version__
 from unetcli.atomic import write_atomically
 from unetcli.config import EvaluateConfig
-from unetcli.errors import BelowBoundError, ConfigError, InputError
+from unetcli.errors import BelowBoundError, ConfigError, InputError, is_disk_full
 from unetcli.image.axes import describe_shape
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.inputs import Input, open_inputs
@@ -110,6 +110,8 @@ def run(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if is_disk_full(error):
+            raise
         raise InputError(f"{out}: can not be written ({error.strerror})") from error
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=1))  # first: it marks the folder as a report
     write_atomically(out / "metrics.csv", _table(metrics["images"], names))

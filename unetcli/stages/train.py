@@ -25,7 +25,7 @@ from torch import Tensor, nn, optim
 from unetcli import __version__
 from unetcli.atomic import write_atomically
 from unetcli.config import TrainConfig
-from unetcli.errors import ConfigError, DeviceError, InputError, Unfinished
+from unetcli.errors import ConfigError, DeviceError, InputError, Unfinished, is_disk_full
 from unetcli.image.dataset import Dataset, open_dataset
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import check_fingerprint
@@ -421,6 +421,8 @@ def _write_run_file(out: Path, plan: Mapping[str, Any], network: nn.Module, mach
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if is_disk_full(error):
+            raise
         raise InputError(f"{out}: can not be written ({error.strerror})") from error
     content = {
         "version": __version__,
