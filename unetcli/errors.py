@@ -70,7 +70,7 @@ class Interrupted(Unfinished):
     exit_code = 130
 
 
-def is_disk_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException | None) -> bool:
     """Tell whether a disk, or the quota on it, is used up: of bytes or of files."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 

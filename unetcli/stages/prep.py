@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.config import PrepConfig
-from unetcli.errors import ConfigError, InputError
+from unetcli.errors import InputError
 from unetcli.image.axes import Axes, describe_shape, parse_pixel_size
 from unetcli.image.dataset import TRUTH, parse_split
 from unetcli.image.inputs import open_inputs
@@ -26,14 +26,13 @@ from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, neares
 from unetcli.image.source import Source
 from unetcli.image.statistics import check_finite, statistics
 from unetcli.image.store import Level
-from unetcli.image.streaming import Progress, Work, map_tiles, reduce_tiles, silent, work_on
+from unetcli.image.streaming import Progress, Work, map_tiles, silent, work_on
 from unetcli.image.tiling import Tile, TileGrid
+from unetcli.image.truth import LabelMap, make_label_map
 
 Block = NDArray[Any]
 RESERVED = {"ome", "labels", "zarr.json"}
 """Names that mean something else in a collection."""
-SAMPLE_TILE = (1, 16, 1, 2048, 2048)
-"""Tiles in which label values are collected: files have no shards."""
 
 
 @dataclass(frozen=True)
@@ -44,38 +43,6 @@ class Item:
     image: Source
     truth: Source | None
     axes: Axes
-
-
-@dataclass(frozen=True)
-class LabelMap:
-    """What label values become.
-
-    Parameters
-    ----------
-    kind
-        ``classes`` or ``instances``.
-    values
-        Of classes: the label values.
-    names
-        Name of each class; of instances, background and object.
-    indices
-        Of classes: the class of each label value.
-    """
-
-    kind: str
-    values: tuple[int, ...]
-    names: tuple[str, ...]
-    indices: tuple[int, ...]
-
-    def __call__(self, _: Tile, block: Block) -> Block:
-        """Turn label values to class indices (uint8), or keep ids (uint32)."""
-        if self.kind == "instances":
-            return block.astype(np.uint32)
-        values = np.asarray(self.values)
-        order = np.argsort(values)
-        at = np.searchsorted(values, block, sorter=order).clip(max=len(values) - 1)
-        mapped: Block = np.array(self.indices, dtype=np.uint8)[order[at]]
-        return mapped
 
 
 def run(
@@ -120,7 +87,8 @@ def run(
     images = [path for path in found if path in images or path.resolve() != out.resolve()]  # -o among the files
     items = _check(_open_items(images, labels, config))
     notes = list(dict.fromkeys(note for item in items for note in _notes(item)))
-    label_map = _label_map(items, config, notes)
+    truths = [item.truth for item in items if item.truth is not None]
+    label_map = make_label_map(truths, notes, kind=config.label_kind, classes=config.classes)
     ndim = _ndim(items, config, label_map, notes)
     validation = parse_split(config.split, {i.name: i.image.shape[0] * i.image.shape[2] for i in items})
     summary = _summary(out, items, label_map, validation, notes)
@@ -219,67 +187,6 @@ def _check(items: list[Item]) -> list[Item]:
 
 def _notes(item: Item) -> list[str]:
     return [*item.image.notes, *(item.truth.notes if item.truth else ())]
-
-
-# ------------------------------------------------------------------------------------------- meaning
-
-
-def _label_map(items: list[Item], config: PrepConfig, notes: list[str]) -> LabelMap | None:
-    truths = [item.truth for item in items if item.truth is not None]
-    if not truths:
-        if config.classes:
-            raise ConfigError("--classes: there are no labels", fix="--labels LABELS")
-        return None
-    named = _parse_classes(config.classes) if config.classes else {}
-    values = _label_values(truths, named)
-    if named:
-        names = tuple(dict.fromkeys(named.values()))  # values of one name are one class
-        return LabelMap("classes", tuple(named), names, tuple(names.index(name) for name in named.values()))
-    kind = config.label_kind or ("classes" if len(values) == 2 else "instances")
-    if config.label_kind is None:
-        shown = f"{len(values)} values" if len(values) > 8 else f"the values {values}"
-        notes.append(f"labels hold {shown}: taken as {kind} (--label-kind says otherwise)")
-    if kind == "instances":
-        if values[0] < 0 or values[-1] >= 2**32:
-            raise InputError(f"{truths[0].name}: ids are {values[0]} to {values[-1]}; expected 0 to {2**32 - 1}")
-        return LabelMap("instances", (), ("background", "object"), ())
-    if len(values) > 255:
-        raise InputError(
-            f"{truths[0].name}: labels hold {len(values)} values; expected at most 255 classes",
-            fix="--label-kind instances, if these are object ids",
-        )
-    names = ("background", "foreground") if len(values) == 2 else tuple(f"class_{v}" for v in values)
-    return LabelMap("classes", tuple(values), names, tuple(range(len(values))))
-
-
-def _label_values(truths: Sequence[Source], named: Mapping[int, str]) -> list[int]:
-    """Return all values of the labels, in order; refuse those that no class is named for, and a single one."""
-    works = [w for truth in truths for w in work_on(truth.name, TileGrid(truth.shape, SAMPLE_TILE), [truth])]
-    found: set[int] = set()
-    for work, unique in zip(works, reduce_tiles(lambda _, block: np.unique(block), works), strict=True):
-        found.update(int(value) for value in unique)
-        if named and not found <= named.keys():
-            raise InputError(
-                f"{work.sources[0].name}: labels hold the values {sorted(found - named.keys())[:5]} at "
-                f"{work.tile.core}; expected those of --classes: {sorted(named)}"
-            )
-    if len(found) < 2:
-        raise InputError(
-            f"{truths[0].name}: labels hold only the value {min(found)}; expected background and something else",
-            fix="check that these are the labels, and not empty ones",
-        )
-    return sorted(found)
-
-
-def _parse_classes(text: str) -> dict[int, str]:
-    try:
-        pairs = [piece.split("=") for piece in text.split(",")]
-        classes = {int(value): name.strip() for value, name in pairs}
-    except ValueError:
-        classes = {}
-    if len(set(classes.values())) < 2 or len(classes) != text.count("=") or not all(classes.values()):
-        raise ConfigError(f"--classes {text}: expected VALUE=NAME for each class", fix="--classes 0=membrane,255=cell")
-    return classes
 
 
 def _ndim(items: list[Item], config: PrepConfig, label_map: LabelMap | None, notes: list[str]) -> int:
