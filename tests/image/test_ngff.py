@@ -7,7 +7,7 @@ import pytest
 import zarr
 
 from unetcli.image import new_store, pyramid
-from unetcli.image.axes import Axes
+from unetcli.image.axes import Axes, default_channels
 from unetcli.image.new_store import NewStore
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, nearest_2x2
@@ -53,7 +53,7 @@ def write(path, names, axis_names, classes, zarr_format):
                 level.write(tile.core, block[tile.core.slices])
         n_levels = len(level_shapes(shape))
         truth = ImageMetadata("truth", axes.without_channels(), n_levels=n_levels, classes=classes, source="../../")
-        channels = tuple(f"channel_{c}" for c in range(shape[1]))
+        channels = default_channels(shape[1])
         described.append(
             ImageMetadata(name, axes, n_levels=n_levels, channels=channels, window=(0.0, 4000.0), labels=(truth,))
         )
@@ -120,7 +120,7 @@ def test_channels_and_classes_have_names_and_colours(tmp_path, zarr_format):
         return content["attributes"]["ome"] if zarr_format == 3 else content
 
     channels = attributes(path)["omero"]["channels"]
-    assert [c["label"] for c in channels] == ["channel_0", "channel_1", "channel_2"]
+    assert [c["label"] for c in channels] == ["red", "green", "blue"]
     assert [c["color"] for c in channels] == ["FF0000", "00FF00", "0000FF"]
     assert all(c["window"] == {"min": 0, "max": 4000, "start": 0, "end": 4000} for c in channels)
     label = attributes(path / "labels" / "truth")["image-label"]

@@ -22,6 +22,14 @@ TIME_UNITS = frozenset({"millisecond", "second", "minute", "hour", "day"})
 
 
 @dataclass(frozen=True)
+class Channel:
+    """A channel as its file calls it: name, and colour to show it in (``RRGGBB``, empty where not known)."""
+
+    name: str
+    color: str = ""
+
+
+@dataclass(frozen=True)
 class Axes:
     """The axes that an image has, with the size of one pixel along each.
 
@@ -109,6 +117,13 @@ class Axes:
         """Say the axes and the pixel size in a few words."""
         sizes = [f"{a} {s:g} {u}" for a, s, u in zip(self.names, self.scale, self.units, strict=True) if u]
         return f"axes {self.names}" + (f", pixel size {', '.join(sizes)}" if sizes else ", pixel size not known")
+
+
+def default_channels(n: int) -> tuple[Channel, ...]:
+    """Return names for channels that have none: three are red, green and blue."""
+    if n == 3:
+        return (Channel("red", "FF0000"), Channel("green", "00FF00"), Channel("blue", "0000FF"))
+    return tuple(Channel(f"channel_{c}") for c in range(n))
 
 
 def describe_shape(shape: tuple[int, ...]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from unetcli.image.axes import TYPES, Axes
+from unetcli.image.axes import TYPES, Axes, Channel
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ImageMetadata:
     n_levels
         Number of levels, each half as large as the one before along y and x.
     channels
-        Names of the channels, where it has any.
+        Its channels, where it has any; one without a colour is shown in white.
     window
         Range of gray values to show.
     classes
@@ -41,7 +41,7 @@ class ImageMetadata:
     axes: Axes
     name: str = ""
     n_levels: int = 1
-    channels: tuple[str, ...] = ()
+    channels: tuple[Channel, ...] = ()
     window: tuple[float, float] | None = None
     classes: Mapping[int, str] | None = None
     source: str | None = None
@@ -82,15 +82,14 @@ class ImageMetadata:
 
     def _channels(self) -> list[dict[str, Any]]:
         low, high = self.window or (0.0, 1.0)
-        colors = ["FF0000", "00FF00", "0000FF"] if len(self.channels) == 3 else ["FFFFFF"] * len(self.channels)
         return [
             {
-                "label": name,
-                "color": color,
+                "label": channel.name,
+                "color": channel.color or "FFFFFF",
                 "active": True,
                 "window": {"min": low, "max": high, "start": low, "end": high},
             }
-            for name, color in zip(self.channels, colors, strict=True)
+            for channel in self.channels
         ]
 
     def _label_properties(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.errors import InputError, UnetcliError
-from unetcli.image.axes import AXES, Axes
+from unetcli.image.axes import AXES, Axes, Channel
 from unetcli.image.tiling import Box, mirror_index
 
 AnyArray = NDArray[Any]
@@ -47,6 +47,11 @@ class Source(Protocol):
     @property
     def axes(self) -> Axes:
         """The axes that the image really has, with the pixel size."""
+        ...
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The channels as the file describes them; empty where it does not."""
         ...
 
     @property
@@ -122,6 +127,8 @@ class FileSource:
         The assumptions that were made.
     pages_unnamed
         Whether the pages of the file have no axis name and were taken as z planes.
+    channels
+        The channels as the file describes them; empty where it does not.
     """
 
     path: Path
@@ -132,6 +139,7 @@ class FileSource:
     read_region: ReadRegion
     notes: tuple[str, ...] = ()
     pages_unnamed: bool = False
+    channels: tuple[Channel, ...] = ()
 
     @property
     def name(self) -> str:
@@ -160,12 +168,13 @@ def file_source(
     n_channels: int | None = None,
     notes: tuple[str, ...] = (),
     pages_unnamed: bool = False,
+    channels: tuple[Channel, ...] = (),
 ) -> FileSource:
     """Make the source of a file from its own order of axes.
 
     Parameters
     ----------
-    path, order, read_region, notes, pages_unnamed
+    path, order, read_region, notes, pages_unnamed, channels
         As in `FileSource`.
     file_shape
         Size along each axis of `order`.
@@ -192,6 +201,7 @@ def file_source(
         read_region,
         notes=notes,
         pages_unnamed=pages_unnamed,
+        channels=channels,
     )
 
 
@@ -298,6 +308,11 @@ class MemorySource:
     def axes(self) -> Axes:
         """Axes of the source."""
         return self.source.axes
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """Channels of the source."""
+        return self.source.channels
 
     @property
     def notes(self) -> tuple[str, ...]:

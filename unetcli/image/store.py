@@ -18,7 +18,7 @@ import functools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import zarr.errors
 from numpy.typing import NDArray
 
 from unetcli.errors import InputError, first_line
-from unetcli.image.axes import AXES, Axes
+from unetcli.image.axes import AXES, Axes, Channel
 from unetcli.image.ledger import require_complete
 from unetcli.image.pairing import stem
 from unetcli.image.tiling import Box, Shape
@@ -49,12 +49,15 @@ class Level:
     dense
         Whether all of its shards must be there, as in stores of our own: in others a missing one stands for
         zeros, so the loss of a file would go unnoticed.
+    channels
+        The channels as the store describes them; empty where it does not.
     """
 
     path: Path
     axes: Axes
     writable: bool = False
     dense: bool = False
+    channels: tuple[Channel, ...] = ()
 
     @functools.cached_property
     def _array(self) -> zarr.Array[Any]:
@@ -65,7 +68,7 @@ class Level:
         return array.with_config({"write_empty_chunks": True, "order": "C"})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "axes": self.axes, "writable": self.writable, "dense": self.dense}
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @property
     def name(self) -> str:
@@ -151,7 +154,7 @@ class Image:
         Paths of the levels within the group, finest first.
     label_names
         Label images that belong to it.
-    dense
+    dense, channels
         See `Level`.
     """
 
@@ -161,11 +164,12 @@ class Image:
     level_paths: tuple[str, ...]
     label_names: tuple[str, ...] = ()
     dense: bool = False
+    channels: tuple[Channel, ...] = ()
 
     @functools.cached_property
     def level(self) -> Level:
         """The image at full resolution."""
-        return Level(self.path / self.level_paths[0], self.axes, dense=self.dense)
+        return Level(self.path / self.level_paths[0], self.axes, dense=self.dense, channels=self.channels)
 
     def labels(self, name: str) -> Level:
         """Return a label image at full resolution.

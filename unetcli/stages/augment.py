@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from unetcli.atomic import write_atomically
 from unetcli.config import AugmentConfig
 from unetcli.errors import InputError
-from unetcli.image.axes import Axes
+from unetcli.image.axes import Axes, Channel
 from unetcli.image.dataset import TARGET, TRUTH, WEIGHTS, Dataset, open_dataset
 from unetcli.image.new_store import NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
@@ -120,6 +120,7 @@ class DeformedView:
     axes: Axes
     render: Callable[[Position, Position], Block]
     notes: tuple[str, ...] = ()
+    channels: tuple[Channel, ...] = ()
 
     def read(self, box: Box) -> Block:
         """Return the deformed pixels of a box, (1, c, z, y, x)."""

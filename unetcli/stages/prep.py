@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from unetcli.config import PrepConfig
 from unetcli.errors import InputError
-from unetcli.image.axes import Axes, describe_shape, parse_pixel_size
+from unetcli.image.axes import Axes, default_channels, describe_shape, parse_pixel_size
 from unetcli.image.dataset import TRUTH, parse_split
 from unetcli.image.inputs import open_inputs
 from unetcli.image.new_store import Layout, NewStore, collection_groups
@@ -255,7 +255,7 @@ def _finish(
     stats: list[dict[str, Any]],
     data: Mapping[str, Any],
 ) -> None:
-    channels = tuple(f"channel_{c}" for c in range(len(stats))) if len(stats) != 3 else ("red", "green", "blue")
+    channels = items[0].image.channels or default_channels(len(stats))
     window = (
         min(s["min"] for s in stats),
         max(max(s["max"] for s in stats), min(s["min"] for s in stats) + 1),

@@ -15,6 +15,7 @@ from torch import nn
 
 from unetcli.config import PredictConfig
 from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError
+from unetcli.image.axes import Channel
 from unetcli.image.ledger import JointLedger
 from unetcli.image.new_store import NewStore, check_apart, collection_groups
 from unetcli.image.ngff import ImageMetadata
@@ -302,6 +303,8 @@ def _finish(store: NewStore, groups: dict[str, Image], header: ModelHeader, *, o
             metadata.append(ImageMetadata(group, image.axes.without_channels(), image.name, n_levels, classes=classes))
         else:
             axes = image.axes.with_channels()
-            metadata.append(ImageMetadata(group, axes, image.name, channels=header.classes, window=(0.0, 1.0)))
+            metadata.append(
+                ImageMetadata(group, axes, image.name, channels=tuple(map(Channel, header.classes)), window=(0.0, 1.0))
+            )
     kind = "mask" if of_classes else "probabilities"
     store.finish(metadata, {"prediction": {"kind": kind, "classes": header.classes}})
