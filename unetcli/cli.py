@@ -29,6 +29,7 @@ from unetcli.config import (
     with_preset,
 )
 from unetcli.errors import BelowBoundError, Interrupted, UnetcliError, Unfinished, is_disk_full
+from unetcli.image.location import local_path, parse_location
 from unetcli.options import Common, ManyLabels, common_options, setting_options
 from unetcli.progress import Progress
 
@@ -41,10 +42,14 @@ app = typer.Typer(
     help="U-Net segmentation of microscopy images, from annotated images to masks of gigapixel slides.",
 )
 
-Out = Annotated[Path, Option("-o", "--out", help="What is written.", show_default=False)]
-Weights = Annotated[Optional[Path], Option("--weights", help="Weight maps of the data set.", show_default=False)]  # noqa: UP045 - typer
+LOCAL: Any = {"parser": local_path, "show_default": False}
+STORE: Any = {"parser": parse_location, "show_default": False}
+"""A place that may be remote; annotated as a path nevertheless, because typer takes no unions."""
+Out = Annotated[Path, Option("-o", "--out", help="The store that is written: path or s3:// URL.", **STORE)]
+Folder = Annotated[Path, Option("-o", "--out", help="Folder that is written.", **LOCAL)]
+Weights = Annotated[Optional[Path], Option("--weights", help="Weight maps of the data set: path or URL.", **STORE)]  # noqa: UP045 - typer
 Device = Annotated[str, Option("--device", help="auto, cpu, cuda or cuda:N.")]
-DataSet = Annotated[Path, Argument(metavar="DATA.zarr", help="A prepared data set.", show_default=False)]
+DataSet = Annotated[Path, Argument(help="A prepared data set: path or URL.", metavar="DATA.zarr", **STORE)]
 
 
 def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -100,12 +105,16 @@ def click_commands() -> list[str]:
 def prep(
     images: Annotated[
         list[Path],
-        Argument(metavar="IMAGE...", help="TIFF, PNG, NumPy, folders of them, OME-Zarr.", show_default=False),
+        Argument(
+            help="TIFF, PNG, NumPy, folders of them; OME-Zarr, also at s3://, https://.",
+            metavar="IMAGE...",
+            **STORE,
+        ),
     ],
     out: Out,
     labels: Annotated[
         list[Path] | None,
-        Option("--labels", help="Truth, paired with the images by name or number.", show_default=False),
+        Option("--labels", help="Truth, paired with the images by name or number.", **STORE),
     ] = None,
     *,
     given: Mapping[str, Any],
@@ -140,7 +149,7 @@ def augment(
     weights: Weights = None,
     preview: Annotated[
         Path | None,
-        Option("--preview", help="Also draw a sheet of samples to this PNG.", show_default=False),
+        Option("--preview", help="Also draw a sheet of samples to this PNG.", **LOCAL),
     ] = None,
     *,
     given: Mapping[str, Any],
@@ -160,7 +169,7 @@ def augment(
 @command(TrainConfig, "train")
 def train(
     data: DataSet,
-    out: Out,
+    out: Folder,
     weights: Weights = None,
     preset: Annotated[str, Option("--preset", help="Settings to start from.", metavar="|".join(PRESETS))] = "default",
     device: Device = "auto",
@@ -181,16 +190,12 @@ def train(
 
 @command(PredictConfig, "tile-predict")
 def tile_predict(
-    image: Annotated[Path, Argument(metavar="IMAGE.zarr", help="OME-Zarr store to segment.", show_default=False)],
+    image: Annotated[Path, Argument(help="OME-Zarr store to segment: path or URL.", metavar="IMAGE.zarr", **STORE)],
     out: Out,
-    model: Annotated[Path, Option("--model", help="Model file, or folder of a training run.", show_default=False)],
+    model: Annotated[Path, Option("--model", help="Model file, or folder of a training run.", **LOCAL)],
     probabilities: Annotated[
         Path | None,
-        Option(
-            "--probabilities",
-            help="Also write the probability of each class to this store.",
-            show_default=False,
-        ),
+        Option("--probabilities", help="Also write the probability of each class to this store.", **STORE),
     ] = None,
     device: Device = "auto",
     *,
@@ -226,16 +231,14 @@ def evaluate(
     prediction: Annotated[
         Path,
         Argument(
+            help="Masks, labels or probabilities: store (path or URL), file or folder.",
             metavar="PREDICTION",
-            help="Masks, labels or probabilities: store, file or folder.",
-            show_default=False,
+            **STORE,
         ),
     ],
-    truth: Annotated[Path, Argument(metavar="TRUTH", help="Truth: store, file or folder.", show_default=False)],
-    out: Out,
-    images: Annotated[
-        Path | None, Option("--images", help="The segmented pictures, for the report.", show_default=False)
-    ] = None,
+    truth: Annotated[Path, Argument(help="Truth: store (path or URL), file or folder.", metavar="TRUTH", **STORE)],
+    out: Folder,
+    images: Annotated[Path | None, Option("--images", help="The segmented pictures, for the report.", **STORE)] = None,
     *,
     given: Mapping[str, Any],
     common: Common,
@@ -255,7 +258,8 @@ def evaluate(
 @command(None, "info")
 def info(
     path: Annotated[
-        Path, Argument(metavar="PATH", help="Store, image file, model or training run.", show_default=False)
+        Path,
+        Argument(help="Store (path or URL), image file, model or training run.", metavar="PATH", **STORE),
     ],
     *,
     given: Mapping[str, Any],  # noqa: ARG001 - there are no settings
@@ -272,7 +276,7 @@ def info(
 
 @command(None, "demo")
 def demo(
-    out: Annotated[Path, Option("-o", "--out", help="Folder of the demonstration.")] = Path("demo"),
+    out: Annotated[Path, Option("-o", "--out", help="Folder of the demonstration.", parser=local_path)] = Path("demo"),
     *,
     given: Mapping[str, Any],  # noqa: ARG001
     common: Common,

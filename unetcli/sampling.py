@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from unetcli.config import DeformConfig
 from unetcli.errors import InputError
 from unetcli.image.dataset import TARGET, TRUTH, WEIGHTS, Dataset
 from unetcli.image.fingerprint import fingerprint
+from unetcli.image.location import Location
 from unetcli.image.source import Source, read_mirrored
 from unetcli.image.store import Image, open_store
 from unetcli.image.tiling import Box
@@ -49,7 +49,7 @@ class Example:
     weights: Source | None = None
 
 
-def examples(dataset: Dataset, weights: Path | None) -> dict[str, Example]:
+def examples(dataset: Dataset, weights: Location | None) -> dict[str, Example]:
     """Return the images of a data set with truth, target and weights, by name.
 
     Raises
@@ -71,7 +71,7 @@ def examples(dataset: Dataset, weights: Path | None) -> dict[str, Example]:
     return found
 
 
-def _weight_images(path: Path, dataset: Dataset) -> Mapping[str, Image]:
+def _weight_images(path: Location, dataset: Dataset) -> Mapping[str, Image]:
     store = open_store(path)
     if "weights" not in store.attributes:
         raise InputError(f"{path}: holds no weight maps", fix="unetcli weights data.zarr -o weights.zarr")
@@ -85,7 +85,7 @@ def _weight_images(path: Path, dataset: Dataset) -> Mapping[str, Image]:
     return {image.name: image for image in store.images}
 
 
-def _with_weights(example: Example, maps: Mapping[str, Image], path: Path, *, single: bool) -> Example:
+def _with_weights(example: Example, maps: Mapping[str, Image], path: Location, *, single: bool) -> Example:
     image = next(iter(maps.values())) if single and len(maps) == 1 else maps.get(example.name)
     if image is None or image.level.shape != example.truth.shape:
         found = "none" if image is None else "x".join(map(str, image.level.shape))

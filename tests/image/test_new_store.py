@@ -403,7 +403,7 @@ def test_killed_while_removing_no_recorded_tile_lacks_its_bytes(tmp_path, monkey
         level.write(tile.core, pixels[tile.core.slices])
         first.ledger.record(f"/0/{tile.index}")
     with monkeypatch.context() as patch:
-        patch.setattr(new_store.shutil, "rmtree", killing_rmtree)
+        patch.setattr("shutil.rmtree", killing_rmtree)
         with pytest.raises(KeyboardInterrupt):
             begin(path, overwrite=True)
     again = begin(path)
@@ -416,7 +416,7 @@ def test_killed_while_removing_no_recorded_tile_lacks_its_bytes(tmp_path, monkey
 def test_killed_while_removing_a_complete_store_another_run_starts_from_nothing(tmp_path, monkeypatch):
     path = make(tmp_path / "a.zarr")
     with monkeypatch.context() as patch:
-        patch.setattr(new_store.shutil, "rmtree", killing_rmtree)
+        patch.setattr("shutil.rmtree", killing_rmtree)
         with pytest.raises(KeyboardInterrupt):
             begin(path, settings={"ngff": "0.4"}, overwrite=True)
     level = begin(path, settings={"ngff": "0.4"}).level("", 0, YX, (1, 1, 1, 30, 20), "uint8")

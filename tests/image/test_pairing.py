@@ -50,7 +50,7 @@ def test_files_and_stores_are_taken_as_they_are(tmp_path):
 
 
 def test_missing_path_and_folder_without_images_are_refused(tmp_path):
-    with pytest.raises(InputError, match="nowhere: no such file or folder"):
+    with pytest.raises(InputError, match="nowhere: does not exist"):
         list_images([tmp_path / "nowhere"])
     with pytest.raises(InputError, match="holds no images"):
         list_images([touch(tmp_path, "notes.txt")])

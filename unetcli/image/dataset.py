@@ -7,13 +7,13 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.errors import InputError
+from unetcli.image.location import Location
 from unetcli.image.store import Image, Store, open_store
 
 TRUTH = "truth"
@@ -80,7 +80,7 @@ class Dataset:
             )
 
 
-def open_dataset(path: Path) -> Dataset:
+def open_dataset(path: Location) -> Dataset:
     """Open a data set.
 
     Raises

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unetcli.errors import InputError
+from unetcli.image.location import Location, require_local
 from unetcli.image.raster import open_raster
 from unetcli.image.raw import open_npy, open_npz
 from unetcli.image.source import FileSource, decoding
@@ -38,7 +39,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 EXPECTED = "expected TIFF, PNG, JPEG, NumPy or OME-Zarr"
 
 
-def open_file(path: Path, *, axes: str | None = None, is_label: bool = False) -> FileSource:
+def open_file(path: Location, *, axes: str | None = None, is_label: bool = False) -> FileSource:
     """Open an image file; its kind is told from its first bytes, never from its name.
 
     Parameters
@@ -60,6 +61,7 @@ def open_file(path: Path, *, axes: str | None = None, is_label: bool = False) ->
     InputError
         If the file is missing, damaged, of another kind, or can not be used.
     """
+    path = require_local(path)
     head = first_bytes(path)
     for magic, opener in OPENERS.items():
         if head.startswith(magic):

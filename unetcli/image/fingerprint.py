@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
+
+from unetcli.image.location import ZARR_FILES, Location, RemotePath
+from unetcli.image.store import open_store
 
 WHOLE = 16 * 2**20
 """A file of up to this many bytes is read whole."""
@@ -12,19 +16,35 @@ SAMPLE = 2**16
 shard with its checksums."""
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: Location) -> str:
     """Return a digest of a file, or of all files of a folder, that does not depend on where it lies.
 
     Of a file larger than 16 MiB, and of the files of a store, size and both ends count: a digest of a whole
     slide would cost as much as reading it. What this can miss is a change in the middle of an uncompressed
-    file that keeps its size.
+    file that keeps its size. Of a store in a bucket names, sizes and tags count, which one listing gives; of a
+    store on a web server, which lists nothing, all metadata.
     """
+    if isinstance(path, RemotePath):
+        entries = path.contents() if path.listable else _metadata(path)
+        return hashlib.sha256("\n".join(map(str, entries)).encode()).hexdigest()[:16]
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n".encode())
         digest.update(_sample(file, 2 * SAMPLE if path.is_dir() else WHOLE))
     return digest.hexdigest()[:16]
+
+
+def _metadata(path: RemotePath) -> Iterator[tuple[str, bytes]]:
+    """Yield place and content of the metadata of a store, its images, their levels and labels."""
+    groups: list[Location] = [path]
+    for image in open_store(path).images:
+        levels = [image.path / name for name in image.level_paths]
+        labels = [image.path / "labels" / name for name in image.label_names]
+        groups += [image.path, *levels, *labels, *(image.labels(name).path for name in image.label_names)]
+    for group in groups:
+        found = [file for name in ZARR_FILES if (file := group / name).is_file()]
+        yield from ((str(file)[len(str(path)) :], file.read_bytes()) for file in found)
 
 
 def _sample(file: Path, whole: int) -> bytes:

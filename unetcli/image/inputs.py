@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from unetcli.errors import InputError
 from unetcli.image.axes import AXES, Axes, is_ordered
 from unetcli.image.dataset import TRUTH
 from unetcli.image.files import open_file
+from unetcli.image.location import Location
 from unetcli.image.pairing import list_images, stem
 from unetcli.image.source import Source, check_order
 from unetcli.image.store import Level, is_store, open_store
@@ -38,7 +38,7 @@ class Input:
     attributes: dict[str, Any]
 
 
-def open_inputs(paths: Sequence[Path], *, axes: str | None = None, is_label: bool = False) -> list[Input]:
+def open_inputs(paths: Sequence[Location], *, axes: str | None = None, is_label: bool = False) -> list[Input]:
     """Open all images under some paths, in natural order.
 
     Parameters
@@ -58,7 +58,7 @@ def open_inputs(paths: Sequence[Path], *, axes: str | None = None, is_label: boo
     return [item for path in list_images(paths) for item in _open(path, axes, is_label=is_label)]
 
 
-def _open(path: Path, axes: str | None, *, is_label: bool) -> list[Input]:
+def _open(path: Location, axes: str | None, *, is_label: bool) -> list[Input]:
     if not is_store(path):
         return [Input(stem(path.name), open_file(path, axes=axes, is_label=is_label), None, {})]
     store = open_store(path)

@@ -2,38 +2,55 @@
 
 Beside a store ``OUT`` that is being written lies the folder ``OUT.unetcli``::
 
-    plan.json     the fingerprint of the run: its stage, settings and inputs
-    *.done        finished tiles, one name a line, one file for each process that ever worked on the store
+    plan.json     the fingerprint of the run: its stage, settings and inputs; empty while an older store is removed
+    *.done        finished tiles, one name a line, files of its own for each process that ever worked on the store
 
-A line is added after the tile's bytes were written, never before, so what is recorded is there. A line cut
-short by a kill has no newline and does not count. Each process writes a file of its own, so no locks are
-needed, on no file system. When the store is complete the folder goes away.
+A line is added after the tile's bytes were written, never before, so what is recorded is there. Each process writes
+files of its own, each time whole (nothing can be added to an object on a server), so no locks are needed, on no
+file system. A line cut short has no newline and does not count. When the store is complete the folder goes away,
+the plan last.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from unetcli.atomic import write_atomically
 from unetcli.errors import ConfigError, InputError
+from unetcli.image.location import Location, empty, write
+
+PLAN = "plan.json"
+LINES = 1000
+"""A file of finished tiles gets about so many lines, so that writing it stays cheap."""
 
 
-def ledger_path(out: Path) -> Path:
+def ledger_path(out: Location) -> Location:
     """Return the folder that holds the ledger of a store."""
     return out.with_name(out.name + ".unetcli")
 
 
-def require_complete(path: Path) -> None:
+def require_complete(path: Location) -> None:
     """Raise an `InputError` if a store is still being written."""
-    if ledger_path(path).exists():
+    if (ledger_path(path) / PLAN).is_file():
         raise InputError(f"{path}: is not complete", fix="run the command that writes it again: it continues")
+
+
+def read_plan(out: Location) -> dict[str, Any] | None:
+    """Return the fingerprint of the run that is writing a store; empty while an older store is removed."""
+    plan = ledger_path(out) / PLAN
+    return dict(json.loads(plan.read_text())) if plan.is_file() else None
+
+
+def begin_anew(out: Location) -> None:
+    """Forget what is on record; from then on the store is not complete, and may be removed."""
+    folder = ledger_path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / PLAN, "{}")
+    empty(folder, but=PLAN)
 
 
 class Ledger:
@@ -52,36 +69,45 @@ class Ledger:
         If the store was begun with another fingerprint; the message says what differs.
     """
 
-    def __init__(self, out: Path, fingerprint: Mapping[str, Any]) -> None:
+    def __init__(self, out: Location, fingerprint: Mapping[str, Any]) -> None:
         self.path = ledger_path(out)
-        self._lock = threading.Lock()
-        plan = self.path / "plan.json"
-        if plan.exists():
-            check_fingerprint(out, json.loads(plan.read_text()), fingerprint)
+        plan = read_plan(out)
+        if plan:
+            check_fingerprint(out, plan, fingerprint)
         else:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(plan, json.dumps(fingerprint, indent=1))
-        self._done = {name for file in self.path.glob("*.done") for name in _whole_lines(file)}
-        self._file = self.path / f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}.done"
+            write(self.path / PLAN, json.dumps(fingerprint, indent=1))
+        files = [file for file in self.path.iterdir() if file.name.endswith(".done")]
+        self._done = {name for file in files for name in _whole_lines(file)}
+        self._own = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+        self._names: list[str] = []
+        self._n_written = 0
+        self._lock = threading.Lock()
 
     def __contains__(self, name: str) -> bool:
         return name in self._done
 
     def record(self, name: str) -> None:
         """Write down that a tile is finished; call it after its bytes were written."""
-        with self._lock, self._file.open("a") as file:
-            file.write(name + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            self._done.add(name)
+        self._names.append(name)
+        with self._lock:  # one thread writes; those that wait for it find their names written
+            n = len(self._names)
+            if self._n_written < n:
+                first = self._n_written // LINES * LINES
+                lines = "".join(f"{name}\n" for name in self._names[first:n])
+                write(self.path / f"{self._own}-{first // LINES}.done", lines)
+                self._n_written = n
+        self._done.add(name)
 
-    def scratch(self, name: str) -> Path:
+    def scratch(self, name: str) -> Location:
         """Return a place for intermediate results, which goes away with the ledger."""
         return self.path / name
 
     def remove(self) -> None:
         """Forget everything: the store is complete."""
-        shutil.rmtree(self.path)
+        empty(self.path, but=PLAN)
+        (self.path / PLAN).unlink()
+        self.path.rmdir()
 
 
 class JointLedger:
@@ -99,7 +125,7 @@ class JointLedger:
             ledger.record(name)
 
 
-def check_fingerprint(out: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def check_fingerprint(out: Location, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse to go on with a store that was begun otherwise, and say what is different.
 
     Raises
@@ -117,7 +143,7 @@ def check_fingerprint(out: Path, found: Mapping[str, Any], wanted: Mapping[str, 
         )
 
 
-def _whole_lines(file: Path) -> list[str]:
+def _whole_lines(file: Location) -> list[str]:
     return file.read_text().split("\n")[:-1]
 
 

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numcodecs
@@ -24,7 +21,8 @@ from unetcli import __version__
 from unetcli.errors import ConfigError, InputError, is_disk_full
 from unetcli.image.axes import Axes
 from unetcli.image.fingerprint import fingerprint
-from unetcli.image.ledger import Ledger, check_fingerprint, ledger_path
+from unetcli.image.ledger import Ledger, begin_anew, check_fingerprint, read_plan
+from unetcli.image.location import ZARR_FILES, Location, empty, reaching, require_writable, zarr_path
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.store import Level, is_store, read_attributes
 from unetcli.image.tiling import Shape
@@ -56,7 +54,7 @@ class Layout:
 
 
 def create_level(
-    path: Path,
+    path: Location,
     axes: Axes,
     shape: Shape,
     dtype: np.dtype[Any] | str,
@@ -65,7 +63,7 @@ def create_level(
     zarr_format: int = 3,
 ) -> Level:
     """Create an array, or open it where it was created before; labels are worth a slower compression."""
-    if not (path / "zarr.json").exists() and not (path / ".zarray").exists():
+    if not any((path / name).is_file() for name in ("zarr.json", ".zarray")):
         layout = Layout.of(shape)
         effort = 3 if is_label else 1
         compressor: Any = ZstdCodec(level=effort, checksum=True)
@@ -73,21 +71,22 @@ def create_level(
         if zarr_format == 2:
             compressor = numcodecs.Zstd(level=effort, checksum=True)
             sharded = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
-        zarr.create_array(
-            path,
-            shape=axes.keep(shape),
-            dtype=dtype,
-            chunks=axes.keep(layout.chunk),
-            compressors=compressor,
-            fill_value=0,
-            zarr_format=zarr_format,  # type: ignore[arg-type]
-            overwrite=True,
-            **sharded,
-        )
+        with reaching(path):
+            zarr.create_array(
+                zarr_path(path),
+                shape=axes.keep(shape),
+                dtype=dtype,
+                chunks=axes.keep(layout.chunk),
+                compressors=compressor,
+                fill_value=0,
+                zarr_format=zarr_format,  # type: ignore[arg-type]
+                overwrite=True,
+                **sharded,
+            )
     return Level(path, axes, writable=True)
 
 
-def check_apart(out: Path, inputs: Sequence[Path]) -> None:
+def check_apart(out: Location, inputs: Sequence[Location]) -> None:
     """Refuse an output that is, lies in or holds an input or another output: no stage changes its input."""
     for path in inputs:
         a, b = out.resolve(), path.resolve()
@@ -125,16 +124,17 @@ class NewStore:
 
     def __init__(
         self,
-        path: Path,
+        path: Location,
         *,
         stage: str,
         settings: Mapping[str, Any],
-        inputs: Mapping[str, Path | Sequence[Path] | None],
+        inputs: Mapping[str, Location | Sequence[Location] | None],
         overwrite: bool = False,
         zarr_format: int = 3,
     ) -> None:
         self.path, self.stage, self.zarr_format = path, stage, zarr_format
-        paths = {role: [given] if isinstance(given, Path) else list(given or ()) for role, given in inputs.items()}
+        paths = {role: [given] if isinstance(given, Location) else list(given or ()) for role, given in inputs.items()}
+        require_writable(path)
         check_apart(path, [p for listed in paths.values() for p in listed])
         digests = {role: [fingerprint(p) for p in listed] for role, listed in paths.items()}
         self.fingerprint = json.loads(json.dumps({"stage": stage, "settings": settings, "inputs": digests}))
@@ -152,8 +152,9 @@ class NewStore:
 
     def _find(self) -> str:
         """Tell what is there: nothing, a store that was begun, or a complete one."""
-        if ledger_path(self.path).exists():
-            return "begun" if self.path.exists() else "nothing"
+        plan = read_plan(self.path)
+        if plan is not None:
+            return "begun" if plan and self.path.exists() else "nothing"
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return "nothing"
         if is_store(self.path) and "unetcli" in read_attributes(self.path):
@@ -163,16 +164,14 @@ class NewStore:
     def _begin(self, *, anew: bool) -> None:
         """Make folder and ledger, or go on with those that are there.
 
-        A ledger without its store is worth nothing. So what is removed moves into the ledger by one rename: if
-        this is killed at any moment, no tile is on record whose bytes are gone.
+        The record goes before the bytes: if this is killed at any moment, no tile is on record whose bytes are
+        gone. Of the bytes, the root's metadata goes first, so that no reader finds a store with holes.
         """
-        ledger = ledger_path(self.path)
         if anew:
-            if self.path.exists() and any(self.path.iterdir()):
-                ledger.mkdir(parents=True, exist_ok=True)
-                self.path.rename(ledger / f"removed-{os.urandom(4).hex()}")
-            if ledger.exists():
-                shutil.rmtree(ledger)
+            begin_anew(self.path)
+            for name in ZARR_FILES:
+                (self.path / name).unlink(missing_ok=True)
+            empty(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(self.path, self.fingerprint)
 
@@ -233,10 +232,12 @@ class NewStore:
 
     def _write_group(self, group: str, attributes: Mapping[str, Any]) -> None:
         path = self.path / group
-        if not is_store(path):
-            zarr.create_group(path, attributes=dict(attributes), zarr_format=self.zarr_format)  # type: ignore[arg-type]
-        else:
-            zarr.open_group(path, mode="r+", use_consolidated=False).attrs.put(dict(attributes))
+        with reaching(path):
+            if not is_store(path):
+                zarr.create_group(zarr_path(path), attributes=dict(attributes), zarr_format=self.zarr_format)  # type: ignore[arg-type]
+            else:
+                group_there = zarr.open_group(zarr_path(path), mode="r+", use_consolidated=False)
+                group_there.attrs.put(dict(attributes))
 
 
 def collection_groups(names: Iterable[str]) -> list[str]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from unetcli.errors import InputError
 from unetcli.image.ledger import require_complete
+from unetcli.image.location import ZARR_FILES, Location, nothing_at
 
 SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz", ".svs"})
-ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
 MAX_LISTED = 10
 
 
@@ -32,7 +32,7 @@ class Pairs:
     notes: tuple[str, ...] = ()
 
 
-def list_images(paths: Iterable[Path]) -> list[Path]:
+def list_images(paths: Iterable[Location]) -> list[Location]:
     """List the image files and OME-Zarr stores that are meant by some paths.
 
     Parameters
@@ -46,21 +46,21 @@ def list_images(paths: Iterable[Path]) -> list[Path]:
     InputError
         If a path is missing or a folder holds no image.
     """
-    images: list[Path] = []
+    images: list[Location] = []
     for path in paths:
         if not path.exists():
-            raise InputError(f"{path}: no such file or folder", fix="check the path")
+            raise nothing_at(path)
         require_complete(path)
         images += [path] if is_item(path) else images_in(path)
     return images
 
 
-def is_item(path: Path) -> bool:
+def is_item(path: Location) -> bool:
     """Tell whether a path is one image: a file or a Zarr store."""
-    return not path.is_dir() or any((path / name).exists() for name in ZARR_FILES)
+    return not path.is_dir() or any((path / name).is_file() for name in ZARR_FILES)
 
 
-def images_in(folder: Path) -> list[Path]:
+def images_in(folder: Location) -> list[Location]:
     """List the images in a folder in natural order."""
     found = [p for p in folder.iterdir() if not p.name.startswith(".") and is_image_name(p)]
     if not found:
@@ -71,7 +71,7 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: natural_key(p.name))
 
 
-def is_image_name(path: Path) -> bool:
+def is_image_name(path: Location) -> bool:
     """Tell whether an entry of a folder is named like an image."""
     suffix = path.suffix.lower()
     return suffix == ".zarr" or is_item(path) if path.is_dir() else suffix in SUFFIXES

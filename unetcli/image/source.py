@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from unetcli.errors import InputError, UnetcliError
 from unetcli.image.axes import AXES, Axes, Channel
+from unetcli.image.location import Location
 from unetcli.image.tiling import Box, mirror_index
 
 AnyArray = NDArray[Any]
@@ -244,7 +245,7 @@ def check_dtype(path: Path, dtype: np.dtype[Any], *, is_label: bool) -> None:
         )
 
 
-def check_order(path: Path, axes: str, shape: tuple[int, ...]) -> str:
+def check_order(path: Location, axes: str, shape: tuple[int, ...]) -> str:
     """Check the axes that a user gave for a file against its number of axes; return them in lower case."""
     order = axes.lower()
     if len(order) != len(shape):

@@ -19,7 +19,6 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from unetcli.errors import InputError, first_line
 from unetcli.image.axes import AXES, Axes, Channel
 from unetcli.image.ledger import require_complete
+from unetcli.image.location import ZARR_FILES, Location, nothing_at, reaching, zarr_path
 from unetcli.image.pairing import stem
 from unetcli.image.tiling import Box, Shape
 
@@ -53,7 +53,7 @@ class Level:
         The channels as the store describes them; empty where it does not.
     """
 
-    path: Path
+    path: Location
     axes: Axes
     writable: bool = False
     dense: bool = False
@@ -62,7 +62,8 @@ class Level:
     @functools.cached_property
     def _array(self) -> zarr.Array[Any]:
         try:
-            array = zarr.open_array(self.path, mode="r+" if self.writable else "r")
+            with reaching(self.path):
+                array = zarr.open_array(zarr_path(self.path), mode="r+" if self.writable else "r")
         except (zarr.errors.ArrayNotFoundError, FileNotFoundError, KeyError, ValueError, TypeError) as error:
             raise InputError(f"{self.path}: is not a readable Zarr array ({first_line(error)})") from error
         return array.with_config({"write_empty_chunks": True, "order": "C"})
@@ -103,27 +104,33 @@ class Level:
         InputError
             If the stored bytes are damaged, or lost.
         """
-        if self.dense:
-            self._require_shards(box)
         index = tuple(box.slices[AXES.index(a)] for a in self.axes.names)
         try:
-            block = np.asarray(self._array[index])
+            with reaching(self.path):
+                block = np.asarray(self._array[index]).reshape(box.shape)
         except (ValueError, RuntimeError, OSError) as error:
             raise InputError(
                 f"{self.path}: can not be read at {box} ({first_line(error)}); expected whole chunks",
                 fix="copy or make the store again",
             ) from error
-        return block.astype(self.dtype, copy=False).reshape(box.shape)
+        if self.dense:
+            self._require_shards(box, block)
+        return block.astype(self.dtype, copy=False)
 
-    def _require_shards(self, box: Box) -> None:
+    def _require_shards(self, box: Box, block: NDArray[Any]) -> None:
+        """Refuse zeros that stand for a lost shard; where a pixel is not 0, its shard is there."""
         shards = Box(
             tuple(a // s for a, s in zip(box.start, self.shard, strict=True)),
             tuple(-(-b // s) for b, s in zip(box.stop, self.shard, strict=True)),
         )
         for index in np.ndindex(shards.shape):
             position = tuple(i + a for i, a in zip(index, shards.start, strict=True))
+            part = tuple(
+                slice(max(i * s - a, 0), (i + 1) * s - a)
+                for i, s, a in zip(position, self.shard, box.start, strict=True)
+            )
             key = self._array.metadata.encode_chunk_key(self.axes.keep(position))
-            if not (self.path / key).exists():
+            if not block[part].any() and not (self.path / key).is_file():
                 raise InputError(
                     f"{self.path / key}: is missing; expected every part of the store",
                     fix="copy or make the store again",
@@ -135,7 +142,9 @@ class Level:
             assert a % s == 0, f"{box} does not start on shards of {self.shard}"
             assert b % s == 0 or b == n, f"{box} does not end on shards of {self.shard}"
         index = tuple(box.slices[AXES.index(a)] for a in self.axes.names)
-        self._array[index] = np.ascontiguousarray(block, dtype=self.dtype).reshape(self.axes.keep(box.shape))
+        pixels = np.ascontiguousarray(block, dtype=self.dtype).reshape(self.axes.keep(box.shape))
+        with reaching(self.path):
+            self._array[index] = pixels
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,7 @@ class Image:
     """
 
     name: str
-    path: Path
+    path: Location
     axes: Axes
     level_paths: tuple[str, ...]
     label_names: tuple[str, ...] = ()
@@ -191,7 +200,7 @@ class Image:
 class Store:
     """An opened store: its images, and what `unetcli` wrote down about them."""
 
-    path: Path
+    path: Location
     images: tuple[Image, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -206,12 +215,12 @@ class Store:
 # ------------------------------------------------------------------------------------------- opening
 
 
-def is_store(path: Path) -> bool:
+def is_store(path: Location) -> bool:
     """Tell whether a path is a Zarr group or array of any format."""
-    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs", ".zarray"))
+    return any((path / name).is_file() for name in ZARR_FILES)
 
 
-def open_store(path: Path) -> Store:
+def open_store(path: Location) -> Store:
     """Open an OME-Zarr store (0.4 or 0.5) that holds one image or a collection.
 
     Raises
@@ -219,10 +228,10 @@ def open_store(path: Path) -> Store:
     InputError
         If it is missing, unfinished, damaged, or not OME-Zarr.
     """
-    if not path.exists():
-        raise InputError(f"{path}: does not exist; expected an OME-Zarr store")
     require_complete(path)
     if not is_store(path):
+        if not path.exists():
+            raise nothing_at(path)
         raise InputError(f"{path}: is not an OME-Zarr store", fix=f"unetcli prep {path} -o data.zarr makes one of it")
     with _parsing(path):
         attributes = read_attributes(path)
@@ -239,7 +248,7 @@ def open_store(path: Path) -> Store:
 
 
 @contextmanager
-def _parsing(path: Path) -> Iterator[None]:
+def _parsing(path: Location) -> Iterator[None]:
     """Turn whatever goes wrong with the metadata of others into an `InputError` that names the group."""
     try:
         yield
@@ -249,7 +258,7 @@ def _parsing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _series(path: Path, ome: Mapping[str, Any]) -> list[str]:
+def _series(path: Location, ome: Mapping[str, Any]) -> list[str]:
     if "bioformats2raw.layout" not in ome:
         raise InputError(f"{path}: is a Zarr group without 'multiscales'; expected an OME-Zarr image or collection")
     series = read_attributes(path / "OME", missing_ok=True)
@@ -257,7 +266,7 @@ def _series(path: Path, ome: Mapping[str, Any]) -> list[str]:
     return list(names) if names else sorted((p.name for p in path.iterdir() if p.name.isdigit()), key=int)
 
 
-def _open_image(path: Path, name: str, *, dense: bool = False) -> Image:
+def _open_image(path: Location, name: str, *, dense: bool = False) -> Image:
     with _parsing(path):
         attributes = read_attributes(path)
         multiscale = attributes.get("ome", attributes)["multiscales"][0]
@@ -269,7 +278,7 @@ def _open_image(path: Path, name: str, *, dense: bool = False) -> Image:
     return image
 
 
-def _axes_of(multiscale: Mapping[str, Any], path: Path, level: str) -> Axes:
+def _axes_of(multiscale: Mapping[str, Any], path: Location, level: str) -> Axes:
     declared = multiscale.get("axes")
     if declared is None:  # OME-Zarr 0.1 and 0.2
         declared = list(AXES[-len(Level(path / level, Axes.of("yx"))._array.shape) :])
@@ -295,12 +304,12 @@ def _axes_of(multiscale: Mapping[str, Any], path: Path, level: str) -> Axes:
         raise InputError(f"{path}: {error}", fix=f"unetcli prep {path} -o data.zarr --axes ...") from error
 
 
-def _label_names(path: Path) -> tuple[str, ...]:
+def _label_names(path: Location) -> tuple[str, ...]:
     labels = read_attributes(path / "labels", missing_ok=True)
     return tuple(labels.get("ome", labels).get("labels", ()))
 
 
-def read_attributes(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+def read_attributes(path: Location, *, missing_ok: bool = False) -> dict[str, Any]:
     """Read a group's attributes, of Zarr format 3 or 2."""
     for file, key in ((path / "zarr.json", "attributes"), (path / ".zattrs", None)):
         if file.is_file():

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unetcli.atomic import write_atomically
 from unetcli.config import AugmentConfig
 from unetcli.errors import InputError
 from unetcli.image.axes import Axes, Channel
 from unetcli.image.dataset import TARGET, TRUTH, WEIGHTS, Dataset, open_dataset
+from unetcli.image.location import Location, write
 from unetcli.image.new_store import NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.source import Source
@@ -35,11 +35,11 @@ GRID_SPACING = 4
 
 
 def run(
-    data: Path,
-    out: Path,
+    data: Location,
+    out: Location,
     config: AugmentConfig,
     *,
-    weights: Path | None = None,
+    weights: Location | None = None,
     preview: Path | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -100,7 +100,7 @@ def run(
             w for group, sample in zip(groups, samples, strict=True) for w in _works(store, dataset, group, sample)
         ]
         map_tiles(lambda _, *blocks: blocks, works, store.ledger, read=_read, workers=workers, progress=progress)
-        write_atomically(out / "parameters.csv", _parameters(names, samples))
+        write(out / "parameters.csv", _parameters(names, samples))
         metadata = [_metadata(dataset, *parts) for parts in zip(groups, names, samples, strict=True)]
         store.finish(metadata, {"data": {**dataset.store.attributes["data"], "ndim": ndim, "validation": {}}})
     if preview is not None:

@@ -23,6 +23,7 @@ from unetcli.image.axes import describe_shape
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.inputs import Input, open_inputs
 from unetcli.image.ledger import check_fingerprint
+from unetcli.image.location import Location
 from unetcli.image.new_store import check_apart
 from unetcli.image.pairing import pair
 from unetcli.image.source import Source
@@ -47,12 +48,12 @@ LABELS = {
 
 
 def run(
-    prediction: Path,
-    truth: Path,
+    prediction: Location,
+    truth: Location,
     out: Path,
     config: EvaluateConfig,
     *,
-    images: Path | None = None,
+    images: Location | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress = silent,
@@ -144,7 +145,7 @@ class Result:
 # ------------------------------------------------------------------------------------------- inputs
 
 
-def _pair_up(prediction: Path, truth: Path, images: Path | None) -> tuple[list[Pair], list[str]]:
+def _pair_up(prediction: Location, truth: Location, images: Location | None) -> tuple[list[Pair], list[str]]:
     predictions = open_inputs([prediction])
     truths = open_inputs([truth])
     found = pair(

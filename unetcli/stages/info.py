@@ -9,11 +9,12 @@ from typing import Any
 from unetcli.errors import InputError, first_line
 from unetcli.image.axes import describe_shape
 from unetcli.image.files import open_file
-from unetcli.image.ledger import ledger_path
+from unetcli.image.ledger import read_plan
+from unetcli.image.location import Location, nothing_at, require_local
 from unetcli.image.store import is_store, open_store
 
 
-def run(path: Path) -> dict[str, Any]:
+def run(path: Location) -> dict[str, Any]:
     """Describe a store, an image file, a model, a training run, or a report.
 
     Raises
@@ -21,10 +22,11 @@ def run(path: Path) -> dict[str, Any]:
     InputError
         If it is missing, unfinished, or nothing that `unetcli` reads.
     """
-    if not path.exists():
-        raise InputError(f"{path}: does not exist")
-    if is_store(path) or ledger_path(path).exists():
+    if is_store(path) or read_plan(path) is not None:
         return _describe_store(path)
+    if not path.exists():
+        raise nothing_at(path)
+    path = require_local(path)
     if (path / "metrics.json").is_file() and not (path / "run.json").exists():
         return _describe_report(path / "metrics.json")
     if path.is_dir() and not any((path / name).exists() for name in ("run.json", "model.safetensors")):
@@ -41,7 +43,7 @@ def run(path: Path) -> dict[str, Any]:
     }
 
 
-def _describe_store(path: Path) -> dict[str, Any]:
+def _describe_store(path: Location) -> dict[str, Any]:
     store = open_store(path)
     first = store.images[0]
     data = store.attributes.get("data", {})

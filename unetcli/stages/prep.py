@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from unetcli.errors import InputError
 from unetcli.image.axes import Axes, default_channels, describe_shape, parse_pixel_size
 from unetcli.image.dataset import TRUTH, parse_split
 from unetcli.image.inputs import open_inputs
+from unetcli.image.location import Location
 from unetcli.image.new_store import Layout, NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pairing import list_images, pair
@@ -46,11 +46,11 @@ class Item:
 
 
 def run(
-    images: Sequence[Path],
-    out: Path,
+    images: Sequence[Location],
+    out: Location,
     config: PrepConfig,
     *,
-    labels: Sequence[Path] = (),
+    labels: Sequence[Location] = (),
     overwrite: bool = False,
     dry_run: bool = False,
     workers: int | None = None,
@@ -111,7 +111,7 @@ def run(
 # ------------------------------------------------------------------------------------------- reading
 
 
-def _open_items(images: Sequence[Path], labels: Sequence[Path], config: PrepConfig) -> list[Item]:
+def _open_items(images: Sequence[Location], labels: Sequence[Location], config: PrepConfig) -> list[Item]:
     opened = open_inputs(images, axes=config.axes)
     names = _group_names([i.name for i in opened])
     items = [Item(name, i.source, i.labels, i.source.axes) for name, i in zip(names, opened, strict=True)]
@@ -282,7 +282,7 @@ def _finish(
 
 
 def _summary(
-    out: Path,
+    out: Location,
     items: list[Item],
     label_map: LabelMap | None,
     validation: Mapping[str, Any],

@@ -17,6 +17,7 @@ from unetcli.config import PredictConfig
 from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError
 from unetcli.image.axes import Channel
 from unetcli.image.ledger import JointLedger
+from unetcli.image.location import Location
 from unetcli.image.new_store import NewStore, check_apart, collection_groups
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pyramid import build_pyramids, level_shapes, nearest_2x2
@@ -40,12 +41,12 @@ NOT_LOCAL = {"instance", "group"}
 
 
 def run(
-    image: Path,
-    out: Path,
+    image: Location,
+    out: Location,
     config: PredictConfig,
     *,
     model: Path,
-    probabilities: Path | None = None,
+    probabilities: Location | None = None,
     verify_seams: bool = False,
     device: str = "auto",
     overwrite: bool = False,

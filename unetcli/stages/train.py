@@ -29,6 +29,7 @@ from unetcli.errors import ConfigError, DeviceError, InputError, Unfinished, is_
 from unetcli.image.dataset import Dataset, open_dataset
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import check_fingerprint
+from unetcli.image.location import Location
 from unetcli.image.new_store import check_apart
 from unetcli.image.source import in_memory, read_mirrored
 from unetcli.image.streaming import Progress, available_cpus, silent
@@ -61,11 +62,11 @@ VALIDATION_TILE = 512
 
 
 def run(
-    data: Path,
+    data: Location,
     out: Path,
     config: TrainConfig,
     *,
-    weights: Path | None = None,
+    weights: Location | None = None,
     device: str = "auto",
     overwrite: bool = False,
     dry_run: bool = False,
@@ -186,7 +187,7 @@ def _dry_run(
     }
 
 
-def _planes(dataset: Dataset, weights: Path | None, *, validation: bool) -> list[Plane]:
+def _planes(dataset: Dataset, weights: Location | None, *, validation: bool) -> list[Plane]:
     found = examples(dataset, weights)
     size = sum(np.prod(e.image.shape) * (e.image.dtype.itemsize + 5) for e in found.values())
     if size <= IN_MEMORY:

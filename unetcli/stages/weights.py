@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from unetcli.config import WeightsConfig
 from unetcli.errors import ConfigError
 from unetcli.image.dataset import TARGET, TRUTH, Dataset, open_dataset
+from unetcli.image.location import Location
 from unetcli.image.new_store import Layout, NewStore, collection_groups, create_level
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.source import read_filled
@@ -28,8 +28,8 @@ Spacing = tuple[float, float, float]
 
 
 def run(
-    data: Path,
-    out: Path,
+    data: Location,
+    out: Location,
     config: WeightsConfig,
     *,
     overwrite: bool = False,
@@ -286,7 +286,7 @@ def given_balance(config: WeightsConfig, n_classes: int) -> NDArray[np.float64] 
     return given
 
 
-def _summary(out: Path, *, already: bool) -> dict[str, Any]:
+def _summary(out: Location, *, already: bool) -> dict[str, Any]:
     store = open_store(out)
     made = store.attributes["weights"]
     named = zip(made["classes"], made["balance"], made["shares"], strict=True)

@@ -1,0 +1,349 @@
+"""Where a store lies: on this machine, in a bucket of S3, or on a web server.
+
+A local place is a `pathlib.Path`. A remote one is a `RemotePath`, which has the few methods of a path that the
+image layer uses, so that no other module asks which of them it holds. `obstore` speaks to the servers, and tries
+again, ever later, what fails on the way.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from unetcli.atomic import write_atomically
+from unetcli.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from obstore.store import HTTPStore, S3Store
+    from zarr.storage import StorePath
+
+ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
+"""Metadata of a Zarr group or array, of any format."""
+RETRY: dict[str, Any] = {
+    "max_retries": 8,
+    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 3},
+    "retry_timeout": timedelta(minutes=2),
+}
+"""About ten seconds in all: long enough for a busy server, short enough for a wrong address."""
+TIMEOUT = timedelta(minutes=2)
+"""Of one request: the largest shards take a while on a slow line."""
+CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SKIP_SIGNATURE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_METADATA_ENDPOINT",
+)
+"""Variables that say where credentials come from. Without one of them they would be looked for at an address that
+only exists in a cloud: minutes, until that fails."""
+GIVE_CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a public bucket AWS_SKIP_SIGNATURE=true "
+    "(and AWS_REGION or AWS_ENDPOINT_URL, where they are needed)"
+)
+
+
+@dataclass(frozen=True, order=True)
+class RemotePath:
+    """An object, or all objects below a prefix, on a server.
+
+    Parameters
+    ----------
+    scheme
+        ``s3``, ``https`` or ``http``. Only the first can be listed and written to.
+    host
+        The bucket, or the name of the server.
+    key
+        Place in it, without slashes at its ends.
+    """
+
+    scheme: str
+    host: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}/{self.key}"
+
+    def __truediv__(self, name: str) -> RemotePath:
+        return replace(self, key=f"{self.key}/{name}".strip("/"))
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return PurePosixPath(self.key).name
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the name."""
+        return PurePosixPath(self.key).suffix
+
+    @property
+    def parents(self) -> list[RemotePath]:
+        """What it lies in, the nearest first."""
+        return [replace(self, key=str(key)) for key in PurePosixPath(self.key).parents]
+
+    @property
+    def listable(self) -> bool:
+        """Whether the server tells what lies in a folder."""
+        return self.scheme == "s3"
+
+    def with_name(self, name: str) -> RemotePath:
+        """Return its neighbour of another name."""
+        return replace(self, key=str(PurePosixPath(self.key).with_name(name)))
+
+    def resolve(self) -> RemotePath:
+        """Return itself: there are no links."""
+        return self
+
+    def exists(self) -> bool:
+        """Tell whether there is an object, or a folder of them."""
+        return self.is_dir() or self.is_file()
+
+    def is_file(self) -> bool:
+        """Tell whether there is an object; a bucket that can not be listed denies access where there is none."""
+        with reaching(self):
+            from obstore.exceptions import PermissionDeniedError
+
+            try:
+                self.client.head(self.key)
+            except (FileNotFoundError, PermissionDeniedError):
+                return False
+        return True
+
+    def is_dir(self) -> bool:
+        """Tell whether objects lie below it; where they can not be listed, whether Zarr metadata does."""
+        if self.listable:
+            with reaching(self):
+                from obstore.exceptions import PermissionDeniedError
+
+                try:
+                    return any(batch for batch in self.client.list(self.key))
+                except PermissionDeniedError:
+                    pass
+        return any((self / name).is_file() for name in ZARR_FILES)
+
+    def iterdir(self) -> Iterator[RemotePath]:
+        """Yield what lies directly in it."""
+        self._require_listing()
+        with reaching(self):
+            found = self.client.list_with_delimiter(self.key)
+        keys = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
+        yield from (replace(self, key=key) for key in sorted(keys) if key != self.key)
+
+    def rglob(self, pattern: str) -> Iterator[RemotePath]:
+        """Yield all objects below it whose name matches."""
+        found = (self / name for name, _, _ in self.contents())
+        yield from (path for path in found if fnmatch.fnmatchcase(path.name, pattern))
+
+    def contents(self) -> list[tuple[str, int, str]]:
+        """Return relative key, size and tag of all objects below it, sorted."""
+        self._require_listing()
+        with reaching(self):
+            entries = [entry for batch in self.client.list(self.key) for entry in batch]
+        return sorted((e["path"][len(self.key) + 1 :], e["size"], e["e_tag"] or "") for e in entries)
+
+    def read_bytes(self) -> bytes:
+        """Return what is in the object."""
+        with reaching(self):
+            return bytes(self.client.get(self.key).bytes())
+
+    def read_text(self) -> str:
+        """Return what is in the object, as text."""
+        return self.read_bytes().decode()
+
+    def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
+        """Do nothing: folders are there when something lies in them."""
+
+    def rmdir(self) -> None:
+        """Do nothing: an empty folder is none."""
+
+    def unlink(self, *, missing_ok: bool = False) -> None:  # noqa: ARG002 - servers do not say whether it was there
+        """Remove the object."""
+        with reaching(self):
+            self.client.delete([self.key])
+
+    @property
+    def client(self) -> S3Store | HTTPStore:
+        """What speaks to the server; its keys are those of the whole bucket, or host."""
+        return _client(self.scheme, self.host)
+
+    def _require_listing(self) -> None:
+        if not self.listable:
+            raise InputError(f"{self}: a web server does not tell what lies in a folder", fix="name a single store")
+
+
+Location = Path | RemotePath
+"""Where a store lies."""
+
+
+def parse_location(text: str) -> Location:
+    """Return the place that a user means: a path, or ``s3://``, ``https://``, ``http://`` or ``file://`` and one.
+
+    Raises
+    ------
+    ConfigError
+        If it is a URL of another kind.
+
+    Examples
+    --------
+    >>> parse_location("file:///data/a.zarr"), str(parse_location("s3://bucket/a.zarr/"))
+    (PosixPath('/data/a.zarr'), 's3://bucket/a.zarr')
+    """
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return Path(text)
+    if scheme.lower() == "file" and urlsplit(text).netloc in ("", "localhost"):
+        return Path(unquote(urlsplit(text).path))
+    host, _, key = rest.partition("/")
+    is_web = scheme.lower() in ("https", "http")
+    parts = [p for p in (unquote(key) if is_web else key).split("/") if p not in ("", ".")]
+    if not (is_web or scheme.lower() == "s3") or not host or not parts or ".." in parts:
+        raise ConfigError(f"{text}: expected s3://bucket/key, https://host/path or file:///path", fix="a local path")
+    if "@" in host or (is_web and set("?#") & set(key)):
+        raise ConfigError(f"{text}: expected an address without credentials and questions", fix=GIVE_CREDENTIALS)
+    return RemotePath(scheme.lower(), host, "/".join(parts))
+
+
+def local_path(text: str) -> Path:
+    """Return the local place that a user means.
+
+    Raises
+    ------
+    ConfigError
+        If it is remote.
+    """
+    place = parse_location(text)
+    if isinstance(place, RemotePath):
+        raise ConfigError(
+            f"{place}: is remote; only OME-Zarr stores are read from and written to servers",
+            fix="a local path; copy the file to this machine first, or the result from it afterwards",
+        )
+    return place
+
+
+def require_local(place: Location) -> Path:
+    """Return a place that holds a file, which is only read on this machine."""
+    if isinstance(place, RemotePath):
+        raise InputError(
+            f"{place}: is not an OME-Zarr store; other files are only read from this machine",
+            fix="copy it to this machine first",
+        )
+    return place
+
+
+def require_writable(place: Location) -> None:
+    """Raise a `ConfigError` if nothing can be written to a place, whatever the rights."""
+    if isinstance(place, RemotePath) and not place.listable:
+        raise ConfigError(f"{place}: web servers are only read from", fix="-o with a local path or s3://bucket/key")
+
+
+def nothing_at(place: Location) -> InputError:
+    """Return the error for a place where nothing is found."""
+    if isinstance(place, RemotePath):
+        return InputError(
+            f"{place}: nothing readable is there",
+            fix="check bucket, key and credentials" if place.listable else "check the address",
+        )
+    return InputError(f"{place}: does not exist", fix="check the path")
+
+
+def write(place: Location, content: str | bytes) -> None:
+    """Write a file, or an object, that is there whole or not at all."""
+    if isinstance(place, Path):
+        write_atomically(place, content)
+    else:
+        with reaching(place):
+            place.client.put(place.key, content.encode() if isinstance(content, str) else content)
+
+
+def empty(folder: Location, *, but: str = "") -> None:
+    """Remove all that lies in a folder, except what has a certain name; links are not followed."""
+    if isinstance(folder, RemotePath):
+        with reaching(folder):
+            folder.client.delete([(folder / name).key for name, _, _ in folder.contents() if name != but])
+    elif folder.is_dir():
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != but:
+                path.unlink()
+
+
+def zarr_path(place: Location) -> Path | StorePath:
+    """Return a place as Zarr takes it."""
+    if isinstance(place, Path):
+        return place
+    from zarr.storage import ObjectStore, StorePath
+
+    with reaching(place):
+        return StorePath(ObjectStore(place.client), place.key)
+
+
+@contextmanager
+def reaching(place: Location) -> Iterator[None]:
+    """Turn what goes wrong on the way to a server into an `InputError`; leave alone what is wrong on a disk."""
+    if isinstance(place, Path):
+        yield
+        return
+    _require_library(place)
+    from obstore import exceptions
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise nothing_at(place) from error
+    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+        raise InputError(f"{place}: access is denied", fix=GIVE_CREDENTIALS) from error
+    except exceptions.NotSupportedError as error:
+        raise InputError(
+            f"{place}: the server does not send parts of a file (HTTP Range), which are needed",
+            fix="copy the store to this machine, or serve it otherwise",
+        ) from error
+    except exceptions.BaseError as error:
+        if "404 Not Found" in str(error):
+            raise nothing_at(place) from error
+        raise InputError(
+            f"{place}: can not be reached ({_reason(str(error))})",
+            fix="check address (AWS_ENDPOINT_URL, AWS_REGION) and network; then the same command continues",
+        ) from error
+
+
+def _reason(text: str) -> str:
+    """Find in a long report of an error what a person wants to know."""
+    status = re.search(r"status code: (\d+ [A-Z][A-Za-z ]+)", text)
+    cause = re.search(r'(?:message: |error: )(".+?")', text)
+    if status:
+        return f"the server answers {status[1]}"
+    return str(json.loads(cause[1])) if cause else text.splitlines()[0].rpartition(" - ")[2]
+
+
+def _require_library(place: RemotePath) -> None:
+    try:
+        import obstore  # noqa: F401 - whether it is there
+    except ImportError as error:
+        raise InputError(
+            f"{place}: remote stores need the package obstore", fix="pip install 'unetcli[remote]'"
+        ) from error
+
+
+@functools.cache
+def _client(scheme: str, host: str) -> S3Store | HTTPStore:
+    from obstore.store import HTTPStore, S3Store
+
+    options: Any = {"client_options": {"allow_http": True, "timeout": TIMEOUT}, "retry_config": RETRY}
+    if scheme != "s3":
+        return HTTPStore(f"{scheme}://{host}", **options)
+    if not any(name in os.environ for name in CREDENTIALS):
+        raise InputError(f"s3://{host}: no credentials are given", fix=GIVE_CREDENTIALS)
+    return S3Store(host, **options)
