@@ -26,7 +26,7 @@ from unetcli.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from obstore.store import HTTPStore, S3Store
-    from zarr.storage import StorePath
+    from zarr.storage import ObjectStore, StorePath
 
 ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
 """Metadata of a Zarr group or array, of any format."""
@@ -176,7 +176,7 @@ class RemotePath:
     @property
     def client(self) -> S3Store | HTTPStore:
         """What speaks to the server; its keys are those of the whole bucket, or host."""
-        return _client(self.scheme, self.host)
+        return _shared(self.scheme, self.host)
 
     def _require_listing(self) -> None:
         if not self.listable:
@@ -280,13 +280,15 @@ def empty(folder: Location, *, but: str = "") -> None:
                 path.unlink()
 
 
-def zarr_path(place: Location) -> Path | StorePath:
-    """Return a place as Zarr takes it."""
+def zarr_path(place: Location, *, new: bool = False) -> Path | StorePath | ObjectStore[Any]:
+    """Return a place as Zarr takes it, to open what is there or to make something new."""
     if isinstance(place, Path):
         return place
     from zarr.storage import ObjectStore, StorePath
 
     with reaching(place):
+        if new:  # a store of its own, because Zarr makes a group of each folder between the root and what is new
+            return ObjectStore(_connect(place.scheme, place.host, prefix=place.key))
         return StorePath(ObjectStore(place.client), place.key)
 
 
@@ -325,7 +327,7 @@ def _reason(text: str) -> str:
     cause = re.search(r'(?:message: |error: )(".+?")', text)
     if status:
         return f"the server answers {status[1]}"
-    return str(json.loads(cause[1])) if cause else text.splitlines()[0].rpartition(" - ")[2]
+    return str(json.loads(cause[1])) if cause else "it does not answer"
 
 
 def _require_library(place: RemotePath) -> None:
@@ -337,8 +339,7 @@ def _require_library(place: RemotePath) -> None:
         ) from error
 
 
-@functools.cache
-def _client(scheme: str, host: str) -> S3Store | HTTPStore:
+def _connect(scheme: str, host: str, *, prefix: str | None = None) -> S3Store | HTTPStore:
     from obstore.store import HTTPStore, S3Store
 
     options: Any = {"client_options": {"allow_http": True, "timeout": TIMEOUT}, "retry_config": RETRY}
@@ -346,4 +347,7 @@ def _client(scheme: str, host: str) -> S3Store | HTTPStore:
         return HTTPStore(f"{scheme}://{host}", **options)
     if not any(name in os.environ for name in CREDENTIALS):
         raise InputError(f"s3://{host}: no credentials are given", fix=GIVE_CREDENTIALS)
-    return S3Store(host, **options)
+    return S3Store(host, prefix=prefix, **options)
+
+
+_shared = functools.cache(_connect)

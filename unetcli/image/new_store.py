@@ -73,7 +73,7 @@ def create_level(
             sharded = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
         with reaching(path):
             zarr.create_array(
-                zarr_path(path),
+                zarr_path(path, new=True),
                 shape=axes.keep(shape),
                 dtype=dtype,
                 chunks=axes.keep(layout.chunk),
@@ -234,7 +234,7 @@ class NewStore:
         path = self.path / group
         with reaching(path):
             if not is_store(path):
-                zarr.create_group(zarr_path(path), attributes=dict(attributes), zarr_format=self.zarr_format)  # type: ignore[arg-type]
+                zarr.create_group(zarr_path(path, new=True), attributes=dict(attributes), zarr_format=self.zarr_format)  # type: ignore[arg-type]
             else:
                 group_there = zarr.open_group(zarr_path(path), mode="r+", use_consolidated=False)
                 group_there.attrs.put(dict(attributes))
