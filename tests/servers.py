@@ -65,7 +65,7 @@ class Forward(http.server.BaseHTTPRequestHandler):
 
     def _answer(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.server.fault(next(self.server.count), self.command)
+        fault = self.server.fault(next(self.server.count), f"{self.command} {self.path}")
         if fault == "close":
             self.close_connection = True
             return
@@ -100,7 +100,7 @@ class Forward(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def failing(port, fault):
-    """Run a server that hands requests on to another, except where ``fault(n, method)`` says how they fail."""
+    """Run a server that hands requests on to another, except where ``fault(n, request)`` says how they fail."""
     with serving(Forward) as server:
         server.behind, server.fault, server.count = port, fault, itertools.count()
         yield server

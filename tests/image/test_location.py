@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import Stopped, cells, files_of, pixels, stop_after
-from tests.servers import failing, files_in
+from tests.conftest import TINY, Stopped, cells, files_of, pixels, stop_after
+from tests.servers import Quiet, WithRange, failing, files_in
+from tests.stages.test_tile_predict import make_model
 from unetcli.config import PrepConfig
 from unetcli.errors import ConfigError, InputError
 from unetcli.image import ledger, location
@@ -23,6 +24,7 @@ from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import Ledger, ledger_path
 from unetcli.image.location import RemotePath, empty, local_path, parse_location, write
 from unetcli.image.store import open_store
+from unetcli.image.tiling import Box
 from unetcli.stages import prep
 
 pytest.importorskip("obstore", reason="needs unetcli[remote]")
@@ -109,6 +111,11 @@ def assert_same_store(place, folder):
         root["attributes"]["unetcli"]["fingerprint"].pop("inputs")
         files["zarr.json"] = root
     assert {k for k in found | expected if found.get(k) != expected.get(k)} == set()
+
+
+def pixels_at(place):
+    level = open_store(place).images[0].level
+    return level.read(Box.whole(level.shape))
 
 
 def upload(folder, place):
@@ -278,16 +285,24 @@ def test_a_folder_of_stores_in_a_bucket_is_a_folder(tmp_path, array, bucket):
     assert [image.name for image in open_store(tmp_path / "all.zarr").images] == ["t2", "t10"]
 
 
-@pytest.mark.parametrize("names", [["0"], ["0", "1"]], ids=["image", "collection"])
-def test_the_digest_of_a_remote_store_tells_changes(instances, copy_of, bucket, names):
-    with files_in(instances.parent) as web:
-        site = parse_location(f"http://127.0.0.1:{web.port}/{instances.name}")
-        before = {place: fingerprint(place) for place in (site, upload(instances, bucket))}
-        assert {place: fingerprint(place) for place in before} == before
-        assert fingerprint(upload(instances, bucket / "again")) == before[bucket] or True
-    (name, *_) = [n for n, _, _ in bucket.contents() if "/c/" in n]
-    write(bucket / name, b"others")
-    assert fingerprint(bucket) != before[bucket]
+@pytest.mark.parametrize("changed", ["img_00/0/c/0/0", "img_01/labels/truth/0/zarr.json"])
+def test_the_digest_of_a_store_in_a_bucket_tells_changes(instances, bucket, changed):
+    place = upload(instances, bucket / "a")
+    before = fingerprint(place)
+    assert fingerprint(upload(instances, bucket / "other" / "b")) == before
+    write(place / changed, (place / changed).read_bytes()[::-1])
+    assert fingerprint(place) != before
+
+
+@pytest.mark.parametrize("changed", ["zarr.json", "img_00/0/zarr.json", "img_01/labels/truth/0/zarr.json"])
+def test_the_digest_of_a_store_on_the_web_tells_changed_metadata(instances, copy_of, changed):
+    folder = copy_of(instances)
+    with files_in(folder.parent) as web:
+        site = parse_location(f"http://127.0.0.1:{web.port}/{folder.name}")
+        before = fingerprint(site)
+        assert fingerprint(site) == before
+        (folder / changed).write_text((folder / changed).read_text() + " ")
+        assert fingerprint(site) != before
 
 
 @pytest.mark.parametrize("kind", ["bucket", "web"])
@@ -305,22 +320,11 @@ def test_a_lost_shard_is_not_taken_for_zeros(tmp_path, array, bucket, kind):
             pixels_at(place)
 
 
-def pixels_at(place):
-    level = open_store(place).images[0].level
-    return level.read(location_box(level))
-
-
-def location_box(level):
-    from unetcli.image.tiling import Box
-
-    return Box.whole(level.shape)
-
-
 # ------------------------------------------------------------------------------------------- failures
 
 
-def every_third(n, method):
-    return {0: 503, 3: "close", 6: 500, 9: "cut" if method == "GET" else 503}.get(n % 12)
+def every_third(n, request):
+    return {0: 503, 3: "close", 6: 500, 9: "cut" if request.startswith("GET") else 503}.get(n % 12)
 
 
 def test_what_fails_on_the_way_is_tried_again(tmp_path, array, bucket, server, address):
@@ -350,3 +354,135 @@ def test_a_server_that_dies_in_the_middle(cli, tmp_path, array, bucket, server, 
     address(server)
     prep.run([array], tmp_path / "a.zarr", PrepConfig())
     assert objects(bucket) == local_files(tmp_path / "a.zarr")
+
+
+DEAD = "http://127.0.0.1:9"
+REFUSED = {
+    "no bucket": (["info", "s3://none/a.zarr"], 3, "s3://none/a.zarr: nothing readable is there", "check bucket"),
+    "no key": (["info", "s3://bucket/none.zarr"], 3, "nothing readable is there", "check bucket, key and credentials"),
+    "no input": (["weights", "s3://bucket/none", "-o", "w.zarr"], 3, "nothing readable is there", "check bucket"),
+    "no image": (["prep", "s3://bucket/none", "-o", "d.zarr"], 3, "nothing readable is there", "check bucket"),
+    "no bucket to write to": (["prep", "{image}", "-o", "s3://none/d.zarr"], 3, "no such bucket", "AWS_"),
+    "a file": (["prep", "s3://bucket/a.tif", "-o", "d.zarr"], 3, "is not an OME-Zarr store", "copy it to this machine"),
+    "info of a file": (["info", "s3://bucket/a.tif"], 3, "is not an OME-Zarr store", "copy it to this machine first"),
+    "no site": (["info", f"{DEAD}/a.zarr"], 3, "can not be reached (Connection refused)", "network"),
+    "web output": (["prep", "{image}", "-o", f"{DEAD}/a.zarr"], 4, "web servers are only read from", "s3://bucket"),
+    "remote run": (["train", "d.zarr", "-o", "s3://bucket/run"], 4, "s3://bucket/run: is remote", "a local path"),
+    "remote report": (["evaluate", "a", "b", "-o", "s3://bucket/r"], 4, "s3://bucket/r: is remote", "a local path"),
+    "remote model": (
+        ["tile-predict", "a.zarr", "-o", "m.zarr", "--model", "s3://bucket/m"], 4, "s3://bucket/m: is remote", "copy"
+    ),
+    "another kind": (["info", "gs://bucket/a.zarr"], 4, "gs://bucket/a.zarr: expected s3://bucket/key", "a local path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "code", "said", "fix"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.usefixtures("in_tmp")
+def test_what_can_not_be_is_said_in_one_line(cli, array, server, address, line, code, said, fix):
+    address(server)
+    write(parse_location("s3://bucket/a.tif"), b"II*")
+    assert cli(*(str(array) if word == "{image}" else word for word in line)) == code
+    message, remedy = cli.err.splitlines()
+    assert message.startswith("error: ")
+    assert said in message
+    assert fix in remedy
+
+
+def test_without_credentials_the_way_to_give_them_is_said(cli, server, address, monkeypatch):
+    address(server)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    assert cli("info", "s3://bucket/a.zarr") == 3
+    assert "no credentials are given" in cli.err
+    assert "AWS_SKIP_SIGNATURE=true" in cli.err
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_wrong_credentials(cli, array, server, address, status):
+    with failing(server, lambda *_: status) as proxy:
+        address(proxy.port)
+        assert cli("info", "s3://bucket/a.zarr") == 3
+        assert "nothing readable is there" in cli.err
+        assert "check bucket, key and credentials" in cli.err
+        assert cli("prep", array, "-o", "s3://bucket/denied.zarr") == 3
+        assert "can not be written; there is no such bucket, or no right to" in cli.err
+        assert "AWS_ACCESS_KEY_ID" in cli.err
+
+
+def test_a_bucket_that_can_not_be_listed_is_read(instances, bucket, server, address):
+    upload(instances, bucket)
+    with failing(server, lambda _, request: 403 if "list-type" in request or "unetcli/" in request else None) as proxy:
+        address(proxy.port)
+        np.testing.assert_array_equal(pixels_at(bucket), pixels(instances))
+        assert fingerprint(bucket) == fingerprint(bucket)
+        with pytest.raises(InputError, match="access is denied"):
+            list(bucket.iterdir())
+
+
+def test_without_the_library_the_way_to_get_it_is_said(cli, server, address, monkeypatch):
+    address(server)
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    assert cli("info", "s3://bucket/a.zarr") == 3
+    assert "pip install 'unetcli[remote]'" in cli.err
+
+
+def test_a_server_that_sends_no_parts_of_files(tmp_path, array):
+    prep.run([array], tmp_path / "a.zarr", PrepConfig())
+    part = Box((0, 0, 0, 20, 10), (1, 1, 1, 50, 30))
+    for kind, able in ((WithRange, True), (Quiet, False)):
+        with files_in(tmp_path, kind) as web:
+            level = open_store(parse_location(f"http://127.0.0.1:{web.port}/a.zarr")).images[0].level
+            np.testing.assert_array_equal(pixels_at(level.path.parents[0]), pixels(tmp_path / "a.zarr"))
+            if able:
+                np.testing.assert_array_equal(level.read(part), pixels(tmp_path / "a.zarr")[part.slices])
+            else:
+                with pytest.raises(InputError, match=r"does not send parts of a file \(HTTP Range\)"):
+                    level.read(part)
+
+
+def test_a_folder_on_the_web_can_not_be_listed(cli, instances, tmp_path):
+    with files_in(instances.parent.parent) as web:
+        url = f"http://127.0.0.1:{web.port}/{instances.parent.name}"
+        assert cli("prep", url, "-o", tmp_path / "d.zarr") == 3
+    assert len(cli.err.splitlines()) == 2
+
+
+# ------------------------------------------------------------------------------------------- all commands
+
+
+def test_every_command_takes_stores_from_a_bucket_and_from_the_web(cli, tmp_path, folders, bucket):
+    """The same files come out as on this machine."""
+    model = make_model(tmp_path / "model.safetensors")
+
+    def run_all(at, report):
+        images, ids = folders / "images", folders / "ids"
+        small = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
+        assert cli("prep", images, "--labels", ids, "-o", f"{at}/data.zarr", "--split", "img_02") == 0, cli.err
+        assert cli("weights", f"{at}/data.zarr", "-o", f"{at}/weights.zarr") == 0, cli.err
+        both = [f"{at}/data.zarr", "--weights", f"{at}/weights.zarr"]
+        assert cli("augment", *both, "-o", f"{at}/more.zarr", "-n", "2", "--elastic", "2") == 0, cli.err
+        assert cli("train", *both, "-o", report.with_name(f"run_{report.name}"), "--device", "cpu", *small) == 0
+        outputs = ["-o", f"{at}/mask.zarr", "--probabilities", f"{at}/p.zarr"]
+        assert cli("tile-predict", f"{at}/data.zarr", "--model", model, *outputs, "--device", "cpu") == 0, cli.err
+        scores = [f"{at}/mask.zarr", f"{at}/data.zarr", "-o", report, "--metrics", "iou,dice"]
+        assert cli("evaluate", *scores, "--images", f"{at}/data.zarr") == 0, cli.err
+        assert cli("info", f"{at}/weights.zarr", "--json") == 0
+        return json.loads((report / "metrics.json").read_text())["images"]
+
+    (tmp_path / "local").mkdir()
+    assert run_all(bucket, tmp_path / "there") == run_all(tmp_path / "local", tmp_path / "here")
+    for name in ("data.zarr", "weights.zarr", "more.zarr", "mask.zarr", "p.zarr"):
+        assert_same_store(bucket / name, tmp_path / "local" / name)
+    assert {p.name for p in bucket.iterdir()} == {p.name for p in (tmp_path / "local").iterdir()}
+    rows = [(tmp_path / f"run_{name}" / "metrics.csv").read_text() for name in ("there", "here")]
+    assert len(set(rows)) == 1
+    with files_in(tmp_path / "local") as web:
+        url = f"http://127.0.0.1:{web.port}"
+        assert cli("weights", f"{url}/data.zarr", "-o", tmp_path / "web.zarr") == 0, cli.err
+        assert cli("prep", f"{url}/data.zarr", "-o", tmp_path / "again.zarr") == 0, cli.err
+    np.testing.assert_array_equal(
+        pixels(tmp_path / "web.zarr", "img_01"), pixels(tmp_path / "local/weights.zarr", "img_01")
+    )
+    np.testing.assert_array_equal(
+        pixels(tmp_path / "again.zarr", "img_01", "truth"), pixels(tmp_path / "local/data.zarr", "img_01", "truth")
+    )

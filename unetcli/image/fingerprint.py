@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from unetcli.image.location import ZARR_FILES, Location, RemotePath
+from unetcli.image.location import ZARR_FILES, Location, RemotePath, UnseenError
 from unetcli.image.store import open_store
 
 WHOLE = 16 * 2**20
@@ -25,7 +26,10 @@ def fingerprint(path: Location) -> str:
     store on a web server, which lists nothing, all metadata.
     """
     if isinstance(path, RemotePath):
-        entries = path.contents() if path.listable else _metadata(path)
+        try:
+            entries: list[Any] = path.contents()
+        except UnseenError:
+            entries = list(_metadata(path))
         return hashlib.sha256("\n".join(map(str, entries)).encode()).hexdigest()[:16]
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()

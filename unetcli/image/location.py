@@ -13,12 +13,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from unetcli.atomic import write_atomically
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from obstore.store import HTTPStore, S3Store
     from zarr.storage import ObjectStore, StorePath
 
+T = TypeVar("T")
 ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
 """Metadata of a Zarr group or array, of any format."""
 RETRY: dict[str, Any] = {
@@ -52,6 +53,10 @@ GIVE_CREDENTIALS = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a public bucket AWS_SKIP_SIGNATURE=true "
     "(and AWS_REGION or AWS_ENDPOINT_URL, where they are needed)"
 )
+
+
+class UnseenError(InputError):
+    """Nothing is at a place, or nothing that one may see: some servers do not tell which."""
 
 
 @dataclass(frozen=True, order=True)
@@ -94,8 +99,8 @@ class RemotePath:
         return [replace(self, key=str(key)) for key in PurePosixPath(self.key).parents]
 
     @property
-    def listable(self) -> bool:
-        """Whether the server tells what lies in a folder."""
+    def is_bucket(self) -> bool:
+        """Whether it can be listed and written to."""
         return self.scheme == "s3"
 
     def with_name(self, name: str) -> RemotePath:
@@ -111,33 +116,24 @@ class RemotePath:
         return self.is_dir() or self.is_file()
 
     def is_file(self) -> bool:
-        """Tell whether there is an object; a bucket that can not be listed denies access where there is none."""
-        with reaching(self):
-            from obstore.exceptions import PermissionDeniedError
-
-            try:
+        """Tell whether there is an object that one may see."""
+        try:
+            with reaching(self):
                 self.client.head(self.key)
-            except (FileNotFoundError, PermissionDeniedError):
-                return False
+        except UnseenError:
+            return False
         return True
 
     def is_dir(self) -> bool:
         """Tell whether objects lie below it; where they can not be listed, whether Zarr metadata does."""
-        if self.listable:
-            with reaching(self):
-                from obstore.exceptions import PermissionDeniedError
-
-                try:
-                    return any(batch for batch in self.client.list(self.key))
-                except PermissionDeniedError:
-                    pass
-        return any((self / name).is_file() for name in ZARR_FILES)
+        try:
+            return self._listed(lambda client: any(batch for batch in client.list(self.key)))
+        except UnseenError:
+            return any((self / name).is_file() for name in ZARR_FILES)
 
     def iterdir(self) -> Iterator[RemotePath]:
         """Yield what lies directly in it."""
-        self._require_listing()
-        with reaching(self):
-            found = self.client.list_with_delimiter(self.key)
+        found = self._listed(lambda client: client.list_with_delimiter(self.key))
         keys = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         yield from (replace(self, key=key) for key in sorted(keys) if key != self.key)
 
@@ -148,9 +144,7 @@ class RemotePath:
 
     def contents(self) -> list[tuple[str, int, str]]:
         """Return relative key, size and tag of all objects below it, sorted."""
-        self._require_listing()
-        with reaching(self):
-            entries = [entry for batch in self.client.list(self.key) for entry in batch]
+        entries = self._listed(lambda client: [entry for batch in client.list(self.key) for entry in batch])
         return sorted((e["path"][len(self.key) + 1 :], e["size"], e["e_tag"] or "") for e in entries)
 
     def read_bytes(self) -> bytes:
@@ -178,9 +172,18 @@ class RemotePath:
         """What speaks to the server; its keys are those of the whole bucket, or host."""
         return _shared(self.scheme, self.host)
 
-    def _require_listing(self) -> None:
-        if not self.listable:
-            raise InputError(f"{self}: a web server does not tell what lies in a folder", fix="name a single store")
+    def _listed(self, ask: Callable[[Any], T]) -> T:
+        """Ask what lies below it; again, when the answer breaks off, which the library leaves to us."""
+        if not self.is_bucket:
+            raise UnseenError(f"{self}: a web server does not tell what lies in a folder", fix="name a single store")
+        for tries_left in reversed(range(RETRY["max_retries"])):
+            with reaching(self):
+                try:
+                    return ask(self.client)
+                except Exception as error:
+                    if tries_left == 0 or "Interrupted" not in str(error):
+                        raise
+        raise AssertionError
 
 
 Location = Path | RemotePath
@@ -244,16 +247,16 @@ def require_local(place: Location) -> Path:
 
 def require_writable(place: Location) -> None:
     """Raise a `ConfigError` if nothing can be written to a place, whatever the rights."""
-    if isinstance(place, RemotePath) and not place.listable:
+    if isinstance(place, RemotePath) and not place.is_bucket:
         raise ConfigError(f"{place}: web servers are only read from", fix="-o with a local path or s3://bucket/key")
 
 
 def nothing_at(place: Location) -> InputError:
     """Return the error for a place where nothing is found."""
     if isinstance(place, RemotePath):
-        return InputError(
+        return UnseenError(
             f"{place}: nothing readable is there",
-            fix="check bucket, key and credentials" if place.listable else "check the address",
+            fix="check bucket, key and credentials" if place.is_bucket else "check the address",
         )
     return InputError(f"{place}: does not exist", fix="check the path")
 
@@ -263,8 +266,12 @@ def write(place: Location, content: str | bytes) -> None:
     if isinstance(place, Path):
         write_atomically(place, content)
     else:
-        with reaching(place):
-            place.client.put(place.key, content.encode() if isinstance(content, str) else content)
+        try:
+            with reaching(place):
+                place.client.put(place.key, content.encode() if isinstance(content, str) else content)
+        except UnseenError as error:
+            message = f"{place}: can not be written; there is no such bucket, or no right to"
+            raise InputError(message, fix=GIVE_CREDENTIALS) from error
 
 
 def empty(folder: Location, *, but: str = "") -> None:
@@ -305,18 +312,19 @@ def reaching(place: Location) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise nothing_at(place) from error
-    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-        raise InputError(f"{place}: access is denied", fix=GIVE_CREDENTIALS) from error
     except exceptions.NotSupportedError as error:
         raise InputError(
             f"{place}: the server does not send parts of a file (HTTP Range), which are needed",
             fix="copy the store to this machine, or serve it otherwise",
         ) from error
     except exceptions.BaseError as error:
-        if "404 Not Found" in str(error):
+        reason = _reason(str(error))
+        if "404" in reason:
             raise nothing_at(place) from error
+        if "401" in reason or "403" in reason:
+            raise UnseenError(f"{place}: access is denied", fix=GIVE_CREDENTIALS) from error
         raise InputError(
-            f"{place}: can not be reached ({_reason(str(error))})",
+            f"{place}: can not be reached ({reason})",
             fix="check address (AWS_ENDPOINT_URL, AWS_REGION) and network; then the same command continues",
         ) from error
 
