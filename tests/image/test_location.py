@@ -136,7 +136,7 @@ def upload(folder, place):
         ("s3://b/x/y.zarr/", RemotePath("s3", "b", "x/y.zarr")),
         ("S3://b/x#1 %20.zarr", RemotePath("s3", "b", "x#1 %20.zarr")),
         ("https://h:81/x%20y//z.zarr", RemotePath("https", "h:81", "x y/z.zarr")),
-        ("http://h/x", RemotePath("http", "h", "x")),
+        ("http://[::1]:8/x", RemotePath("http", "[::1]:8", "x")),
     ],
 )
 def test_text_means_a_place(text, place):
@@ -145,7 +145,18 @@ def test_text_means_a_place(text, place):
 
 @pytest.mark.parametrize(
     "text",
-    ["gs://b/x", "s3://b", "s3://b/", "s3:///x", "s3://b/../x", "https://u:p@h/x", "https://h/x?token=1", "file://h/x"],
+    [
+        "gs://b/x",
+        "s3://b",
+        "s3://b/",
+        "s3:///x",
+        "s3://b/../x",
+        "https://u:p@h/x",
+        "https://h/x?token=1",
+        "file://h/x",
+        "https://a b/x",
+        "https:///x",
+    ],
 )
 def test_other_addresses_are_refused(text):
     with pytest.raises(ConfigError, match="expected"):
@@ -395,6 +406,13 @@ def test_without_credentials_the_way_to_give_them_is_said(cli, server, address, 
     assert cli("info", "s3://bucket/a.zarr") == 3
     assert "no credentials are given" in cli.err
     assert "AWS_SKIP_SIGNATURE=true" in cli.err
+
+
+def test_an_address_without_its_kind_is_refused(cli, server, address, monkeypatch):
+    address(server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"127.0.0.1:{server}")
+    assert cli("info", "s3://bucket/a.zarr") == 4
+    assert f"AWS_ENDPOINT_URL=127.0.0.1:{server}: expected an address" in cli.err
 
 
 @pytest.mark.parametrize("status", [401, 403])

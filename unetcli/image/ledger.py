@@ -94,7 +94,7 @@ class Ledger:
             n = len(self._names)
             if self._n_written < n:
                 first = self._n_written // LINES * LINES
-                lines = "".join(f"{name}\n" for name in self._names[first:n])
+                lines = "".join(f"{done}\n" for done in self._names[first:n])
                 write(self.path / f"{self._own}-{first // LINES}.done", lines)
                 self._n_written = n
         self._done.add(name)

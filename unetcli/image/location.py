@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-import json
 import os
 import re
 import shutil
@@ -31,9 +30,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
 """Metadata of a Zarr group or array, of any format."""
+HOST = re.compile(r"([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?")
 RETRY: dict[str, Any] = {
-    "max_retries": 8,
-    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5), "base": 3},
+    "max_retries": 7,
+    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=3), "base": 3},
     "retry_timeout": timedelta(minutes=2),
 }
 """About ten seconds in all: long enough for a busy server, short enough for a wrong address."""
@@ -172,18 +172,17 @@ class RemotePath:
         """What speaks to the server; its keys are those of the whole bucket, or host."""
         return _shared(self.scheme, self.host)
 
-    def _listed(self, ask: Callable[[Any], T]) -> T:
+    def _listed(self, ask: Callable[[Any], T], tries_left: int = 7) -> T:
         """Ask what lies below it; again, when the answer breaks off, which the library leaves to us."""
         if not self.is_bucket:
             raise UnseenError(f"{self}: a web server does not tell what lies in a folder", fix="name a single store")
-        for tries_left in reversed(range(RETRY["max_retries"])):
-            with reaching(self):
-                try:
-                    return ask(self.client)
-                except Exception as error:
-                    if tries_left == 0 or "Interrupted" not in str(error):
-                        raise
-        raise AssertionError
+        with reaching(self):
+            try:
+                return ask(self.client)
+            except Exception as error:
+                if tries_left == 0 or "Interrupted" not in str(error):
+                    raise
+        return self._listed(ask, tries_left - 1)
 
 
 Location = Path | RemotePath
@@ -211,10 +210,14 @@ def parse_location(text: str) -> Location:
     host, _, key = rest.partition("/")
     is_web = scheme.lower() in ("https", "http")
     parts = [p for p in (unquote(key) if is_web else key).split("/") if p not in ("", ".")]
-    if not (is_web or scheme.lower() == "s3") or not host or not parts or ".." in parts:
+    known = is_web or scheme.lower() == "s3"
+    if not known or not HOST.fullmatch(host.rpartition("@")[2]) or not parts or ".." in parts:
         raise ConfigError(f"{text}: expected s3://bucket/key, https://host/path or file:///path", fix="a local path")
     if "@" in host or (is_web and set("?#") & set(key)):
-        raise ConfigError(f"{text}: expected an address without credentials and questions", fix=GIVE_CREDENTIALS)
+        raise ConfigError(
+            f"{text}: expected an address without credentials and questions",
+            fix="an address that anyone may read, or s3://bucket/key",
+        )
     return RemotePath(scheme.lower(), host, "/".join(parts))
 
 
@@ -325,17 +328,18 @@ def reaching(place: Location) -> Iterator[None]:
             raise UnseenError(f"{place}: access is denied", fix=GIVE_CREDENTIALS) from error
         raise InputError(
             f"{place}: can not be reached ({reason})",
-            fix="check address (AWS_ENDPOINT_URL, AWS_REGION) and network; then the same command continues",
+            fix=f"check {'AWS_ENDPOINT_URL, AWS_REGION' if place.is_bucket else 'address'} and network; "
+            "then the same command continues",
         ) from error
 
 
 def _reason(text: str) -> str:
     """Find in a long report of an error what a person wants to know."""
     status = re.search(r"status code: (\d+ [A-Z][A-Za-z ]+)", text)
-    cause = re.search(r'(?:message: |error: )(".+?")', text)
+    cause = re.search(r'(?:message|error): "(.+?)"', text)
     if status:
         return f"the server answers {status[1]}"
-    return str(json.loads(cause[1])) if cause else "it does not answer"
+    return cause[1] if cause else text.splitlines()[0].rpartition(": ")[2]
 
 
 def _require_library(place: RemotePath) -> None:
@@ -355,6 +359,9 @@ def _connect(scheme: str, host: str, *, prefix: str | None = None) -> S3Store | 
         return HTTPStore(f"{scheme}://{host}", **options)
     if not any(name in os.environ for name in CREDENTIALS):
         raise InputError(f"s3://{host}: no credentials are given", fix=GIVE_CREDENTIALS)
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"):
+        if name in os.environ and not re.match(rf"https?://{HOST.pattern}", os.environ[name]):
+            raise ConfigError(f"{name}={os.environ[name]}: expected an address", fix=f"{name}=https://...")
     return S3Store(host, prefix=prefix, **options)
 
 
