@@ -335,6 +335,9 @@ def test_processors_allotted_by_slurm_count(monkeypatch, allotted, expected):
 def test_tables_of_a_run_that_was_stopped_are_those_of_one_that_was_not(tmp_path):
     pixels, tables = Counted(image()), {}
 
+    def copy(_, block):
+        return block
+
     def total(tile, block):
         return tile.index, int(block.sum())
 
@@ -354,7 +357,7 @@ def test_tables_of_a_run_that_was_stopped_are_those_of_one_that_was_not(tmp_path
                 )
         n_read, ledger = pixels.n_read, Ledger(tmp_path / ("o" if name == "stopped" else "p"), {})
         finished = sum(work.name in ledger for work in works)
-        tables[name] = list(map_and_reduce_tiles(lambda _, block: block, total, works, ledger, workers=2))
+        tables[name] = list(map_and_reduce_tiles(copy, total, works, ledger, workers=2))
         assert pixels.n_read - n_read == len(works) - finished
     assert tables["once"] == tables["stopped"]
     assert [index for index, _ in tables["once"]] == list(range(len(works)))
