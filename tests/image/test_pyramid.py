@@ -6,10 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests.conftest import Pixels
 from unetcli.image import new_store, pyramid
 from unetcli.image.axes import Axes
 from unetcli.image.new_store import NewStore
-from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, nearest_2x2
+from unetcli.image.pyramid import build_pyramids, create_two_levels, level_shapes, mean_2x2, nearest_2x2
+from unetcli.image.streaming import map_tiles, work_on
 from unetcli.image.tiling import Box
 
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32"]
@@ -75,15 +77,23 @@ def test_levels_end_at_one_screen(shape, expected):
     ids=["even", "odd", "volume", "channels", "narrow"],
 )
 @pytest.mark.parametrize(("reduce_2x2", "oracle"), [(mean_2x2, exact_mean), (nearest_2x2, lambda b: b[..., ::2, ::2])])
-def test_any_tiling_gives_the_same_levels(tmp_path, monkeypatch, shape, shard, reduce_2x2, oracle):
+@pytest.mark.parametrize("together", [False, True], ids=["level by level", "two at once"])
+def test_any_tiling_gives_the_same_levels(tmp_path, monkeypatch, shape, shard, reduce_2x2, oracle, together):
     monkeypatch.setattr(new_store, "CHUNK", 4)
     monkeypatch.setattr(new_store, "SHARD", shard)
     monkeypatch.setattr(pyramid, "SMALLEST", 10)
     pixels = np.random.default_rng(0).integers(0, 2**16, shape).astype("uint16")
     new = NewStore(tmp_path / "a.zarr", stage="prep", settings={}, inputs={})
-    first = new.level("", 0, Axes.of("tczyx"), shape, "uint16")
-    first.write(Box.whole(shape), pixels)
-    build_pyramids(new, {"": first}, reduce_2x2, workers=2)
+    if together:
+        both = create_two_levels(new, "", Axes.of("tczyx"), shape, np.dtype("uint16"), reduce_2x2)
+        works = work_on("0", both.grid, [Pixels(pixels)], [both])
+        map_tiles(lambda _, block: block, works, new.ledger, workers=2)
+        first = both.finer
+    else:
+        first = new.level("", 0, Axes.of("tczyx"), shape, "uint16")
+        first.write(Box.whole(shape), pixels)
+    build_pyramids(new, {"": first}, reduce_2x2, above=int(together), workers=2)
+    np.testing.assert_array_equal(first.read(Box.whole(shape)), pixels)
     shapes = level_shapes(shape)
     assert len(shapes) > 1
     for k, expected_shape in enumerate(shapes[1:], start=1):

@@ -5,8 +5,8 @@ import pytest
 
 from tests.conftest import Pixels
 from unetcli.errors import InputError
-from unetcli.image.statistics import PERCENTILES, statistics
-from unetcli.image.streaming import work_on
+from unetcli.image.statistics import PERCENTILES, statistics, tally_channels
+from unetcli.image.streaming import reduce_tiles, work_on
 from unetcli.image.tiling import TileGrid
 
 
@@ -14,7 +14,7 @@ def measure(*images, tile=(1, 2, 1, 16, 16), workers=2):
     works = [
         w for i, p in enumerate(images) for w in work_on(str(i), TileGrid(p.shape, tile), [Pixels(p, f"image {i}")])
     ]
-    return statistics(works, workers=workers)
+    return statistics(reduce_tiles(tally_channels, works, workers=workers))
 
 
 def random_image(dtype, shape=(2, 2, 3, 33, 41)):

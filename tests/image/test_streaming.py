@@ -15,7 +15,15 @@ from unetcli.image.axes import Axes
 from unetcli.image.ledger import Ledger
 from unetcli.image.new_store import create_level
 from unetcli.image.source import read_filled, read_mirrored
-from unetcli.image.streaming import Work, available_cpus, map_tiles, reduce_tiles, stream_tiles, work_on
+from unetcli.image.streaming import (
+    Work,
+    available_cpus,
+    map_and_reduce_tiles,
+    map_tiles,
+    reduce_tiles,
+    stream_tiles,
+    work_on,
+)
 from unetcli.image.tiling import Box, TileGrid
 
 SHAPE = (2, 1, 3, 21, 37)
@@ -322,3 +330,34 @@ def test_processors_allotted_by_slurm_count(monkeypatch, allotted, expected):
     without = available_cpus()
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", allotted)
     assert available_cpus() == (expected or without)
+
+
+def test_tables_of_a_run_that_was_stopped_are_those_of_one_that_was_not(tmp_path):
+    pixels, tables = Counted(image()), {}
+
+    def copy(_, block):
+        return block
+
+    def total(tile, block):
+        return tile.index, int(block.sum())
+
+    def stop(done, total):
+        if done == 4:
+            raise Unfinished(f"{done} of {total}")
+
+    for name in ("once", "stopped"):
+        out = target(tmp_path / name)
+        works = list(work_on("a", TileGrid(SHAPE, out.shard), [pixels], [out]))
+        if name == "stopped":
+            with pytest.raises(Unfinished):
+                list(
+                    map_and_reduce_tiles(
+                        lambda _, block: block, total, works, Ledger(tmp_path / "o", {}), progress=stop
+                    )
+                )
+        n_read, ledger = pixels.n_read, Ledger(tmp_path / ("o" if name == "stopped" else "p"), {})
+        finished = sum(work.name in ledger for work in works)
+        tables[name] = list(map_and_reduce_tiles(copy, total, works, ledger, workers=2))
+        assert pixels.n_read - n_read == len(works) - finished
+    assert tables["once"] == tables["stopped"]
+    assert [index for index, _ in tables["once"]] == list(range(len(works)))

@@ -15,9 +15,9 @@ from tests.conftest import Pixels, Stopped, assert_same_files, cells, count_call
 from unetcli.config import PrepConfig
 from unetcli.errors import ConfigError, InputError, UnetcliError
 from unetcli.image.dataset import open_dataset
-from unetcli.image.statistics import statistics
+from unetcli.image.statistics import statistics, tally_channels
 from unetcli.image.store import Level, open_store
-from unetcli.image.streaming import Work
+from unetcli.image.streaming import Work, reduce_tiles
 from unetcli.image.tiling import Box, Tile
 from unetcli.stages import prep
 
@@ -323,7 +323,7 @@ def test_statistics_equal_numpy(data):
         (low + (high - low) * scale * rng.random((1, 2, 1, 5, data.draw(st.integers(1, 9))))).astype(dtype)
         for _ in range(3)
     ]
-    found = statistics([whole(p) for p in parts], workers=2)
+    found = statistics(reduce_tiles(tally_channels, [whole(p) for p in parts], workers=2))
     values = np.concatenate([p.swapaxes(0, 1).reshape(2, -1) for p in parts], axis=1).astype(np.float64)
     spread = max(np.ptp(values), 1e-9)
     for channel, s in zip(values, found, strict=True):

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from unetcli.image.axes import Axes
 from unetcli.image.new_store import NewStore
 from unetcli.image.store import Level
 from unetcli.image.streaming import Progress, Work, map_tiles, silent
-from unetcli.image.tiling import Box, Shape, Tile, TileGrid
+from unetcli.image.tiling import Box, Shape, Tile, TileGrid, spans
 
 SMALLEST = 1024
 """The last level has at most so many pixels along y and x."""
+
+BAND = 64
+"""Rows that are averaged at once, so that they stay in the processor's cache."""
 
 Block = NDArray[Any]
 
@@ -30,11 +37,24 @@ def level_shapes(shape: Shape) -> list[Shape]:
 
 def mean_2x2(block: Block) -> Block:
     """Average 2x2 pixels; integers are rounded half to even, so that levels grow neither darker nor brighter."""
-    if block.dtype.kind == "f":
-        return _sum_2x2(block.astype(np.float32, copy=False)) / np.float32(4)
-    total = _sum_2x2(block.astype(np.int64 if block.dtype.itemsize > 2 else np.int32))
-    mean: Block = ((total + 1 + ((total >> 2) & 1)) >> 2).astype(block.dtype)
+    *outer, y, x = block.shape
+    mean = np.empty((*outer, y // 2, x // 2), np.float32 if block.dtype == np.float16 else block.dtype)
+    for a, b in spans(0, y, BAND):
+        mean[..., a // 2 : b // 2, :] = _mean_2x2(block[..., a:b, :])
     return mean
+
+
+def _mean_2x2(block: Block) -> Block:
+    kind, itemsize = block.dtype.kind, block.dtype.itemsize
+    if kind == "f":
+        return _sum_2x2(block, np.float32) / np.float32(4)
+    total = _sum_2x2(block, f"{kind}{2 * itemsize}" if itemsize < 4 else np.int64)
+    half_to_even = total >> 2
+    half_to_even &= 1
+    half_to_even += 1
+    total += half_to_even
+    total >>= 2
+    return total
 
 
 def nearest_2x2(block: Block) -> Block:
@@ -42,10 +62,79 @@ def nearest_2x2(block: Block) -> Block:
     return block[..., ::2, ::2]
 
 
-def _sum_2x2(block: Block) -> Block:
-    rows: Block = block[..., ::2, :] + block[..., 1::2, :]
-    total: Block = rows[..., ::2] + rows[..., 1::2]
+def _sum_2x2(block: Block, dtype: DTypeLike) -> Block:
+    total: Block = np.add(block[..., ::2, ::2], block[..., ::2, 1::2], dtype=dtype)
+    total += block[..., 1::2, ::2]
+    total += block[..., 1::2, 1::2]
     return total
+
+
+@dataclass(frozen=True)
+class TwoLevels:
+    """The two finest levels of an image as one target, so that the finest need not be read again.
+
+    Parameters
+    ----------
+    finer
+        Level 0.
+    coarser
+        Level 1; None where the image is small.
+    reduce_2x2
+        What makes level 1 of level 0.
+    """
+
+    finer: Level
+    coarser: Level | None
+    reduce_2x2: Callable[[Block], Block]
+
+    @property
+    def path(self) -> Path:
+        """Where level 0 is."""
+        return self.finer.path
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of level 0."""
+        return self.finer.shape
+
+    @property
+    def grid(self) -> TileGrid:
+        """Tiles whose cores are whole shards on both levels."""
+        shards = [self.finer.shard]
+        if self.coarser is not None:
+            *outer, y, x = self.coarser.shard
+            shards.append((*outer, 2 * y, 2 * x))
+        return TileGrid(self.shape, tuple(math.lcm(*sizes) for sizes in zip(*shards, strict=True)))
+
+    def read(self, box: Box) -> Block:
+        """Return the pixels of a box of level 0."""
+        return self.finer.read(box)
+
+    def write(self, box: Box, block: Block) -> None:
+        """Write a core to level 0, and reduced to level 1."""
+        self.finer.write(box, block)
+        if self.coarser is not None:
+            start, stop = ((*p[:3], p[3] // 2, p[4] // 2) for p in (box.start, box.stop))
+            y, x = (n // 2 * 2 for n in block.shape[3:])
+            if y and x:
+                self.coarser.write(Box(start, stop), self.reduce_2x2(block[..., :y, :x]))
+
+
+def create_two_levels(
+    store: NewStore,
+    group: str,
+    axes: Axes,
+    shape: Shape,
+    dtype: np.dtype[Any],
+    reduce_2x2: Callable[[Block], Block],
+    *,
+    is_label: bool = False,
+) -> TwoLevels:
+    """Create level 0 of an image, and level 1 if it gets one."""
+    finer, *coarser = (
+        store.level(group, k, axes, s, dtype, is_label=is_label) for k, s in enumerate(level_shapes(shape)[:2])
+    )
+    return TwoLevels(finer, coarser[0] if coarser else None, reduce_2x2)
 
 
 def build_pyramids(
@@ -53,6 +142,7 @@ def build_pyramids(
     levels: dict[str, Level],
     reduce_2x2: Callable[[Block], Block],
     *,
+    above: int = 0,
     workers: int | None = None,
     progress: Progress = silent,
 ) -> None:
@@ -64,6 +154,8 @@ def build_pyramids(
         Group of each image to its level 0, which is complete.
     reduce_2x2
         `mean_2x2` or `nearest_2x2`.
+    above
+        The coarsest level that is complete: 1 after `TwoLevels` was written.
     """
     depth = max((len(level_shapes(level.shape)) for level in levels.values()), default=1)
     current = dict(levels)
@@ -74,7 +166,7 @@ def build_pyramids(
             shapes = level_shapes(levels[group].shape)
             if k < len(shapes):
                 current[group] = store.level(group, k, finer.axes, shapes[k], finer.dtype, is_label=is_label)
-                works += _halving(f"{group}/{k}", finer, current[group])
+                works += _halving(f"{group}/{k}", finer, current[group]) if k > above else ()
         map_tiles(lambda _, block: reduce_2x2(block), works, store.ledger, workers=workers, progress=progress)
 
 

@@ -1,72 +1,82 @@
-"""Gray-value statistics of a whole collection, streamed."""
+"""Gray-value statistics of a whole collection: tables of each tile that add up."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from functools import partial, reduce
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.errors import InputError
-from unetcli.image.streaming import Progress, Work, reduce_tiles, silent
-from unetcli.image.tiling import Tile
+from unetcli.image.tiling import Tile, spans
 
 BINS = 65_536
 PERCENTILES = (0.1, 1.0, 50.0, 99.0, 99.9)
+PIECE = 2**18
+"""Pixels that are counted at once, so that they stay in the processor's cache."""
+SMALLEST_EXPONENT = -1000
+"""Of the width of a bin: values that are all 0 would ask for less than a float64 can be divided by."""
 
 Block = NDArray[Any]
 
 
-def statistics(
-    works: Iterable[Work], *, workers: int | None = None, progress: Progress = silent
-) -> list[dict[str, Any]]:
-    """Measure mean, standard deviation, range and percentiles of each channel over all tiles.
+@dataclass(frozen=True)
+class Tally:
+    """Moments and histogram of some gray values; two of them join to that of all their values.
 
-    Integers of up to 16 bits are counted value by value, in one pass, and everything is exact. For other types
-    a first pass takes moments and range, and a second one counts `BINS` bins of the range: percentiles
-    are off by at most a bin, and ``percentile_error`` says how wide that is.
+    Parameters
+    ----------
+    n, mean, deviations, low, high
+        Number of values, mean, sum of squared deviations from it, least and largest value.
+    exponent
+        Bins are ``2**exponent`` wide and lie on multiples of that, so that those of any two tallies nest.
+    first
+        Number of the first bin: values from ``first * 2**exponent`` on.
+    counts : (n_bins,) int64
+        Values in each bin; at most `BINS` bins.
+    is_exact
+        Whether a bin stands for a single value: integers, ``exponent`` 0.
+    """
+
+    n: int
+    mean: float
+    deviations: float
+    low: float
+    high: float
+    exponent: int
+    first: int
+    counts: NDArray[np.int64]
+    is_exact: bool
+
+
+def statistics(tallies: Iterable[list[Tally]]) -> list[dict[str, Any]]:
+    """Join the tallies of all tiles, and describe each channel.
+
+    Returns
+    -------
+    list of dict
+        Of each channel ``mean``, ``std``, ``min``, ``max``, ``percentiles``, number of ``pixels``, and
+        ``percentile_error``: how far off a percentile can be. It is 0 for integers that span less than 65,536
+        values, and at most a 65,535th of the range for others, so one pass over the pixels is enough.
+    """
+    channels = reduce(lambda a, b: [join(x, y) for x, y in zip(a, b, strict=True)], tallies)
+    return [_describe(channel) for channel in channels]
+
+
+def tally_channels(tile: Tile, block: Block) -> list[Tally]:
+    """Count the gray values of each channel of a (t, c, z, y, x) block.
 
     Raises
     ------
     InputError
         If there are values that are not finite.
     """
-    works = list(works)
-    dtype = works[0].sources[0].dtype
-    run = partial(reduce_tiles, works=works, workers=workers, progress=progress)
-    exact = dtype.kind in "bui" and dtype.itemsize <= 2
-    if exact:
-        origin, width = int(np.iinfo(dtype).min) if dtype.kind == "i" else 0, 1.0
-        counts = _sum(run(partial(_counts, origin=origin, width=None)))
-        moments = np.stack([_moments_of_counts(c, origin + np.arange(BINS)) for c in counts])
-    else:
-        moments = reduce(_join_moments, run(_moments))
-        origin = moments[:, 3].min()
-        width = max((moments[:, 4].max() - origin) / (BINS - 1), 1e-30)
-        counts = _sum(run(partial(_counts, origin=origin, width=width)))
-    return [_describe(c, m, origin, width, 0.0 if exact else width) for c, m in zip(counts, moments, strict=True)]
-
-
-def _sum(tables: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return reduce(np.add, tables)
-
-
-def _channels(block: Block) -> list[Block]:
-    """Return the pixels of each channel of a (t, c, z, y, x) block."""
-    return [block[:, c].ravel() for c in range(block.shape[1])]
-
-
-def _counts(_: Tile, block: Block, *, origin: float, width: float | None) -> NDArray[np.int64]:
-    """Count the pixels in each bin, (c, BINS)."""
-    return np.stack([np.bincount(_bins(values, origin, width), minlength=BINS) for values in _channels(block)])
-
-
-def _bins(values: Block, origin: float, width: float | None) -> Block:
-    if width is None:  # integers: a bin for each value
-        return values.astype(np.int32) - int(origin)
-    return ((values - np.float64(origin)) / width).astype(np.int32)
+    check_finite(tile, block)
+    return [tally(np.ascontiguousarray(block[:, c]).ravel()) for c in range(block.shape[1])]
 
 
 def check_finite(tile: Tile, block: Block) -> None:
@@ -79,44 +89,89 @@ def check_finite(tile: Tile, block: Block) -> None:
         )
 
 
-def _moments(tile: Tile, block: Block) -> NDArray[np.float64]:
-    """Return number, mean, sum of squared deviations, least and largest value of each channel, (c, 5)."""
-    check_finite(tile, block)
-    rows = []
-    for values in _channels(block):
-        mean = values.mean(dtype=np.float64)
-        rows.append((values.size, mean, np.square(values - mean).sum(), values.min(), values.max()))
-    return np.array(rows, dtype=np.float64)
+def tally(values: Block) -> Tally:
+    """Count values, (n,) of any integer or float type, at least one and all finite."""
+    is_float = values.dtype.kind == "f"
+    low, high = values.min().item(), values.max().item()
+    exponent = _exponent(low, high) if is_float else max(0, _exponent(low, high))
+    first = _bin_of(low, exponent)
+    counts = np.zeros(_bin_of(high, exponent) - first + 1, np.int64)
+    for a, b in spans(0, values.size, PIECE):
+        counts += np.bincount(_bins(values[a:b], exponent, first), minlength=counts.size)
+    is_exact = not is_float and exponent == 0
+    if is_exact:
+        present = first + np.arange(counts.size)
+        mean = float((counts * present).sum() / values.size)
+        deviations = float((counts * (present - mean) ** 2).sum())
+    else:
+        mean = float(values.mean(dtype=np.float64))
+        deviations = float(np.square(values - np.float64(mean)).sum())
+    return Tally(values.size, mean, deviations, float(low), float(high), exponent, first, counts, is_exact)
 
 
-def _join_moments(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Join the moments of two parts without the cancellation of plain sums (Chan, Golub, LeVeque 1979)."""
-    n = a[:, 0] + b[:, 0]
-    shift = b[:, 1] - a[:, 1]
-    mean = a[:, 1] + shift * b[:, 0] / n
-    deviations = a[:, 2] + b[:, 2] + shift**2 * a[:, 0] * b[:, 0] / n
-    return np.column_stack([n, mean, deviations, np.minimum(a[:, 3], b[:, 3]), np.maximum(a[:, 4], b[:, 4])])
+def join(a: Tally, b: Tally) -> Tally:
+    """Join two tallies, without the cancellation of plain sums (Chan, Golub, LeVeque 1979)."""
+    n, shift = a.n + b.n, b.mean - a.mean
+    low, high = min(a.low, b.low), max(a.high, b.high)
+    exponent = max(a.exponent, b.exponent, _exponent(low, high))
+    first = _bin_of(low, exponent)
+    counts = np.zeros(_bin_of(high, exponent) - first + 1, np.int64)
+    for part in (a, b):
+        bins = (part.first + np.arange(part.counts.size)) >> min(exponent - part.exponent, 62)
+        counts += np.bincount(bins - first, weights=part.counts, minlength=counts.size).astype(np.int64)
+    return Tally(
+        n,
+        a.mean + shift * b.n / n,
+        a.deviations + b.deviations + shift**2 * a.n * b.n / n,
+        low,
+        high,
+        exponent,
+        first,
+        counts,
+        a.is_exact and b.is_exact and exponent == 0,
+    )
 
 
-def _moments_of_counts(counts: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the same as `_moments` from a histogram with a bin for each value."""
-    n, present = counts.sum(), values[counts > 0]
-    mean = (counts * values).sum() / n
-    return np.array([n, mean, (counts * (values - mean) ** 2).sum(), present.min(), present.max()], dtype=np.float64)
+def _exponent(low: float, high: float) -> int:
+    """Return the least exponent whose bins are not too many.
+
+    Bins are at least as wide as the steps of a float64 of that size: the numbers of bins stay exact.
+    """
+    step = math.frexp(max(abs(low), abs(high)))[1] - 52
+    span = math.frexp(high / BINS - low / BINS)[1] - 1 if high > low else step
+    exponent = max(step, span, SMALLEST_EXPONENT)
+    while _bin_of(high, exponent) - _bin_of(low, exponent) >= BINS:
+        exponent += 1
+    return exponent
 
 
-def _describe(
-    counts: NDArray[np.int64], moments: NDArray[np.float64], origin: float, width: float, error: float
-) -> dict[str, Any]:
-    n, mean, deviations, low, high = moments.tolist()
-    cumulative = np.cumsum(counts)
-    at = [int(np.searchsorted(cumulative, p / 100 * n)) for p in PERCENTILES]
+def _bins(values: Block, exponent: int, first: int) -> Block:
+    if values.dtype.kind == "f":
+        return np.floor(values.astype(np.float64) / 2.0**exponent).astype(np.int64) - first
+    if values.dtype.kind == "u" and exponent == 0:
+        bins: Block = values - values.dtype.type(first)
+        return bins
+    bins = values.astype(np.int64)
+    bins >>= exponent
+    bins -= first
+    return bins
+
+
+def _bin_of(value: float, exponent: int) -> int:
+    return math.floor(value / 2.0**exponent)
+
+
+def _describe(tally: Tally) -> dict[str, Any]:
+    cumulative = np.cumsum(tally.counts)
+    at = [tally.first + int(np.searchsorted(cumulative, p / 100 * tally.n)) for p in PERCENTILES]
+    width = 2.0**tally.exponent
+    values = [float(i) if tally.is_exact else min(max((i + 0.5) * width, tally.low), tally.high) for i in at]
     return {
-        "mean": mean,
-        "std": float(np.sqrt(deviations / n)),
-        "min": low,
-        "max": high,
-        "percentiles": {f"{p:g}": float(origin + width * b) for p, b in zip(PERCENTILES, at, strict=True)},
-        "percentile_error": error,
-        "pixels": int(n),
+        "mean": tally.mean,
+        "std": math.sqrt(tally.deviations / tally.n),
+        "min": tally.low,
+        "max": tally.high,
+        "percentiles": {f"{p:g}": value for p, value in zip(PERCENTILES, values, strict=True)},
+        "percentile_error": 0.0 if tally.is_exact else width / 2,
+        "pixels": tally.n,
     }

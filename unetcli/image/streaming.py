@@ -12,15 +12,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
 from unetcli.errors import DeviceError, InputError, UnetcliError, is_disk_full
 from unetcli.image.ledger import JointLedger, Ledger
 from unetcli.image.source import Source, read_mirrored
-from unetcli.image.store import Level
-from unetcli.image.tiling import Box, Tile, TileGrid
+from unetcli.image.tiling import Box, Shape, Tile, TileGrid
 
 Block = NDArray[Any]
 Reader = Callable[[Source, Box], Block]
@@ -38,6 +38,28 @@ def available_cpus() -> int:
     limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     limits += [int(n) for n in [os.environ.get("SLURM_CPUS_PER_TASK", "")] if n.isdigit()]
     return max(1, min(limits))
+
+
+class Target(Protocol):
+    """What tiles are written to."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is, for messages."""
+        ...
+
+    @property
+    def shape(self) -> Shape:
+        """Shape as (t, c, z, y, x)."""
+        ...
+
+    def read(self, box: Box) -> Block:
+        """Return what was written to a box."""
+        ...
+
+    def write(self, box: Box, block: Block) -> None:
+        """Write a box of whole shards."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,10 +81,10 @@ class Work:
     name: str
     tile: Tile
     sources: tuple[Source, ...]
-    targets: tuple[Level, ...] = ()
+    targets: tuple[Target, ...] = ()
 
 
-def work_on(name: str, grid: TileGrid, sources: Sequence[Source], targets: Sequence[Level] = ()) -> Iterator[Work]:
+def work_on(name: str, grid: TileGrid, sources: Sequence[Source], targets: Sequence[Target] = ()) -> Iterator[Work]:
     """Yield the work of each tile of a grid."""
     return (Work(f"{name}/{tile.index}", tile, tuple(sources), tuple(targets)) for tile in grid)
 
@@ -108,6 +130,36 @@ def map_tiles(
 
     for done, _ in enumerate(_in_order(compute, todo, workers), start=total - len(todo) + 1):
         progress(done, total)
+
+
+def map_and_reduce_tiles(
+    function: Callable[..., Block],
+    measure: Callable[[Tile, Block], T],
+    works: Iterable[Work],
+    ledger: Ledger | JointLedger,
+    *,
+    read: Reader = read_mirrored,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Iterator[T]:
+    """Do what `map_tiles` does for a single target, and yield ``measure(tile, block)`` of what each tile holds.
+
+    Tiles that an earlier run finished are measured as they were stored, so the tables, in the order of the
+    tiles, do not depend on how often the run was stopped.
+    """
+    everything = list(works)
+
+    def compute(work: Work) -> T:
+        with _naming(work):
+            if work.name in ledger:
+                return _call(measure, work, [work.targets[0].read(work.tile.core)])
+            block = _call(function, work, [read(source, work.tile.read) for source in work.sources])
+            _write(work, block, ledger)
+            return _call(measure, work, [block])
+
+    for done, table in enumerate(_in_order(compute, everything, workers), start=1):
+        yield table
+        progress(done, len(everything))
 
 
 def reduce_tiles(

@@ -40,14 +40,19 @@ class LabelMap:
     names: tuple[str, ...]
     indices: tuple[int, ...]
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type in which labels are stored: uint32 for ids, uint8 for classes."""
+        return np.dtype(np.uint32 if self.kind == "instances" else np.uint8)
+
     def __call__(self, _: Tile, block: Block) -> Block:
         """Turn label values to class indices (uint8), or keep ids (uint32)."""
         if self.kind == "instances":
-            return block.astype(np.uint32)
+            return block.astype(self.dtype)
         values = np.asarray(self.values)
         order = np.argsort(values)
         at = np.searchsorted(values, block, sorter=order).clip(max=len(values) - 1)
-        mapped: Block = np.array(self.indices, dtype=np.uint8)[order[at]]
+        mapped: Block = np.array(self.indices, dtype=self.dtype)[order[at]]
         return mapped
 
 

@@ -22,11 +22,11 @@ from unetcli.image.location import Location
 from unetcli.image.new_store import Layout, NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pairing import list_images, pair
-from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, nearest_2x2
+from unetcli.image.pyramid import build_pyramids, create_two_levels, level_shapes, mean_2x2, nearest_2x2
 from unetcli.image.source import Source
-from unetcli.image.statistics import check_finite, statistics
+from unetcli.image.statistics import check_finite, statistics, tally_channels
 from unetcli.image.store import Level
-from unetcli.image.streaming import Progress, Work, map_tiles, silent, work_on
+from unetcli.image.streaming import Progress, Work, map_and_reduce_tiles, map_tiles, silent, work_on
 from unetcli.image.tiling import Tile, TileGrid
 from unetcli.image.truth import LabelMap, make_label_map
 
@@ -214,38 +214,38 @@ def _convert(
     truths: dict[str, Level] = {}
     works: list[Work] = []
     for group, item in zip(groups, items, strict=True):
-        images[group] = store.level(group, 0, item.axes, item.image.shape, _stored_dtype(item.image))
-        works += work_on(f"{group}/0", TileGrid(item.image.shape, images[group].shard), [item.image], [images[group]])
-    map_tiles(_keep, works, store.ledger, workers=workers, progress=progress)
+        shape, dtype = item.image.shape, _stored_dtype(item.image.dtype)
+        target = create_two_levels(store, group, item.axes, shape, dtype, mean_2x2)
+        images[group] = target.finer
+        works += work_on(f"{group}/0", target.grid, [item.image], [target])
+    tallies = map_and_reduce_tiles(_as_stored, tally_channels, works, store.ledger, workers=workers, progress=progress)
+    stats = statistics(tallies)
     if label_map:
         works = []
         for group, item in zip(groups, items, strict=True):
             assert item.truth is not None
             place = f"{group}/labels/{TRUTH}".strip("/")
-            dtype = np.uint32 if label_map.kind == "instances" else np.uint8
-            truths[place] = store.level(
-                place, 0, item.axes.without_channels(), item.truth.shape, np.dtype(dtype), is_label=True
-            )
-            works += work_on(
-                f"{place}/0", TileGrid(item.truth.shape, truths[place].shard), [item.truth], [truths[place]]
-            )
+            axes, shape, dtype = item.axes.without_channels(), item.truth.shape, label_map.dtype
+            target = create_two_levels(store, place, axes, shape, dtype, nearest_2x2, is_label=True)
+            truths[place] = target.finer
+            works += work_on(f"{place}/0", target.grid, [item.truth], [target])
         map_tiles(label_map, works, store.ledger, workers=workers, progress=progress)
-    build = partial(build_pyramids, store, workers=workers, progress=progress)
+    build = partial(build_pyramids, store, above=1, workers=workers, progress=progress)
     build(images, mean_2x2)
     build(truths, nearest_2x2)
-    tiles = [w for g, level in images.items() for w in work_on(g, TileGrid(level.shape, level.shard), [level])]
-    return statistics(tiles, workers=workers, progress=progress)
+    return stats
 
 
-def _keep(tile: Tile, block: Block) -> Block:
+def _as_stored(tile: Tile, block: Block) -> Block:
+    """Return gray values in the type in which they are kept; refuse those that are not finite."""
     check_finite(tile, block)
-    return block
+    return block.astype(_stored_dtype(block.dtype), copy=False)
 
 
-def _stored_dtype(image: Source) -> np.dtype[Any]:
+def _stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the type in which gray values are kept: the file's, where readers of OME-Zarr know it."""
     unknown = {"bool": "uint8", "float16": "float32"}
-    return np.dtype(unknown.get(image.dtype.name, image.dtype))
+    return np.dtype(unknown.get(dtype.name, dtype))
 
 
 def _finish(
