@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -190,7 +190,8 @@ def make_reader(
             fix="put all files of the image into one folder, or export it as one file",
         )
     page_format = format_of(series.keyframe, stored)
-    pages = [page_of(page) for page in series]
+    given = {path.resolve(): path}  # tifffile follows symbolic links
+    pages = [page_of(page, given) for page in series]
     n_sparse = check_segments(path, pages, page_format)
     n_channels = shape[order.index("c")] if "c" in order and page_format.shape[0] * page_format.shape[4] == 1 else 1
     n_together = n_channels if n_channels <= CHANNELS_TOGETHER else 1
@@ -245,9 +246,10 @@ def decode_lzw(decode: Decode, data: bytes, index: int, *, is_reversed: bool) ->
     return decode(data, index)
 
 
-def page_of(page: TiffPage) -> Page:
+def page_of(page: TiffPage, given: Mapping[Path, Path]) -> Page:
     """Note where the segments of a page are."""
     path = Path(page.parent.filehandle.path)
+    path = given.get(path, path)
     return Page(path, tuple(page.dataoffsets), tuple(page.databytecounts), page.jpegtables)
 
 

@@ -99,6 +99,11 @@ def check_segments(path: Path, pages: list[Page], page_format: PageFormat) -> in
     check_budget(path, math.prod(page_format.segment) * dtype.itemsize)
     n_segments, n_stored = math.prod(page_format.counts), 0
     for page in pages:
+        if len(page.offsets) < n_segments:
+            raise InputError(
+                f"{path}: a page lists {len(page.offsets)} strips or tiles; expected {n_segments} for its size",
+                fix="its header is damaged: copy or export it again",
+            )
         ends = [a + n for a, n in zip(page.offsets, page.byte_counts, strict=False) if a and n]
         check_end(page.path, page.path.stat().st_size, ends)
         check_budget(path, max(page.byte_counts, default=0))
