@@ -12,6 +12,7 @@ from unetcli.image.raw import open_npy, open_npz
 from unetcli.image.source import FileSource, Reading, check_level, decoding
 from unetcli.image.tiff import open_companion, open_tiff
 
+HDF5 = b"\x89HDF\r\n\x1a\n"
 OPENERS = {
     b"II*\0": open_tiff,
     b"MM\0*": open_tiff,
@@ -22,7 +23,7 @@ OPENERS = {
     b"\x93NUMPY": open_npy,
     b"PK\x03\x04": open_npz,
     b"PK\x05\x06": open_npz,  # an empty archive
-    b"\x89HDF\r\n\x1a\n": open_hdf5,
+    HDF5: open_hdf5,
 }
 """The first bytes of a file: what opens it."""
 WITH_LEVELS = (open_tiff, open_companion)
@@ -66,6 +67,8 @@ def open_file(
     """
     how = Reading(axes, is_label, level, lossy_ok)
     file = file_of(path)
+    if file != path and not starts_with(file, HDF5):
+        raise InputError(f"{path}: {file.name} is a file, and not of HDF5; expected a path that ends there")
     head = first_bytes(file)
     opener = next((opener for magic, opener in OPENERS.items() if head.startswith(magic)), None)
     if opener is None and path.name.lower().endswith(".ome") and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
@@ -74,9 +77,13 @@ def open_file(
         raise not_an_image(path, head)
     if opener not in WITH_LEVELS:
         check_level(path, level, 1)
-    if file != path and opener is not open_hdf5:
-        raise InputError(f"{path}: {file.name} is a file, but not of HDF5; expected a path that ends there")
     return opener(path, how)
+
+
+def starts_with(file: Path, magic: bytes) -> bool:
+    """Tell whether a file begins with some bytes."""
+    with decoding(file, "can not be opened"), file.open("rb") as stream:
+        return stream.read(len(magic)) == magic
 
 
 def first_bytes(path: Path) -> bytes:

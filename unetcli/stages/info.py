@@ -10,6 +10,7 @@ from unetcli.errors import InputError, first_line
 from unetcli.image.axes import describe_shape
 from unetcli.image.files import open_file
 from unetcli.image.ledger import ledger_path
+from unetcli.image.pairing import file_of
 from unetcli.image.store import is_store, open_store
 
 
@@ -21,7 +22,7 @@ def run(path: Path) -> dict[str, Any]:
     InputError
         If it is missing, unfinished, or nothing that `unetcli` reads.
     """
-    if not path.exists():
+    if not file_of(path).exists():
         raise InputError(f"{path}: does not exist")
     if is_store(path) or ledger_path(path).exists():
         return _describe_store(path)
