@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from unetcli.errors import InputError
@@ -11,8 +12,8 @@ from unetcli.image.axes import AXES, Axes, is_ordered
 from unetcli.image.dataset import TRUTH
 from unetcli.image.files import open_file
 from unetcli.image.location import Location
-from unetcli.image.pairing import list_images, stem
-from unetcli.image.source import Source, check_order
+from unetcli.image.pairing import file_of, list_images, stem
+from unetcli.image.source import FileSource, Reading, Source, check_order
 from unetcli.image.store import Level, is_store, open_store
 
 
@@ -38,8 +39,15 @@ class Input:
     attributes: dict[str, Any]
 
 
-def open_inputs(paths: Sequence[Location], *, axes: str | None = None, is_label: bool = False) -> list[Input]:
-    """Open all images under some paths, in natural order.
+def open_inputs(
+    paths: Sequence[Location],
+    *,
+    axes: str | None = None,
+    is_label: bool = False,
+    level: int = 0,
+    lossy_ok: bool = False,
+) -> list[Input]:
+    """Open all images under some paths, in natural order; several files of one OME-TIFF image are one.
 
     Parameters
     ----------
@@ -49,18 +57,49 @@ def open_inputs(paths: Sequence[Location], *, axes: str | None = None, is_label:
         Axes of the files, slowest first, where they do not name them.
     is_label
         Refuse what can not be labels.
+    level
+        Resolution of the files, 0 = full.
+    lossy_ok
+        Take labels that are compressed as JPEG, too.
 
     Raises
     ------
     InputError
         If a path is missing, or a file can not be read.
     """
-    return [item for path in list_images(paths) for item in _open(path, axes, is_label=is_label)]
+    how = Reading(axes, is_label, level, lossy_ok)
+    found: list[Input] = []
+    opened: set[Location] = set()
+    for path in list_images(paths):
+        if path.resolve() not in opened:
+            items = _open(path, how)
+            found += items
+            opened.update(part.resolve() for item in items for part in getattr(item.source, "parts", ()))
+    return _told_apart(found)
 
 
-def _open(path: Location, axes: str | None, *, is_label: bool) -> list[Input]:
+def files_of(paths: Sequence[Location], sources: Iterable[Source]) -> list[Location]:
+    """Return all files and stores that images under some paths are read from, each once."""
+    parts = [part for source in sources for part in getattr(source, "parts", ())]
+    return list(dict.fromkeys([*map(file_of, list_images(paths)), *parts]))
+
+
+def _told_apart(items: list[Input]) -> list[Input]:
+    """Add the name of the dataset to images of one HDF5 file: ``a_raw`` and ``a_other``."""
+    times = Counter(item.name for item in items)
+    return [
+        replace(item, name=f"{item.name}_{item.source.name}")
+        if times[item.name] > 1 and isinstance(item.source, FileSource) and not item.source.path.exists()
+        else item
+        for item in items
+    ]
+
+
+def _open(path: Location, how: Reading) -> list[Input]:
+    axes = how.axes
     if not is_store(path):
-        return [Input(stem(path.name), open_file(path, axes=axes, is_label=is_label), None, {})]
+        source = open_file(path, **asdict(how))
+        return [Input(stem(_name_of(source)), source, None, {})]
     store = open_store(path)
     found = []
     for image in store.images:
@@ -68,6 +107,12 @@ def _open(path: Location, axes: str | None, *, is_label: bool) -> list[Input]:
         names = [n for n in image.label_names if n == TRUTH or len(image.label_names) == 1]
         found.append(Input(image.name, level, image.labels(names[0]) if names else None, dict(store.attributes)))
     return found
+
+
+def _name_of(source: FileSource) -> str:
+    """Return what an image is called: the file of an HDF5 dataset, or the one that describes a set of files."""
+    described = [part for part in source.parts if part.suffix.lower() == ".ome"]
+    return described[0].name if described else file_of(source.path).name
 
 
 def _renamed(level: Level, names: str) -> Level:

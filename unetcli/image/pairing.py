@@ -10,9 +10,9 @@ from pathlib import Path
 
 from unetcli.errors import InputError
 from unetcli.image.ledger import require_complete
-from unetcli.image.location import ZARR_FILES, Location, nothing_at
+from unetcli.image.location import ZARR_FILES, Location, RemotePath, nothing_at
 
-SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz", ".svs"})
+SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz", ".svs", ".h5", ".hdf5", ".hdf", ".ome"})
 MAX_LISTED = 10
 
 
@@ -38,8 +38,8 @@ def list_images(paths: Iterable[Location]) -> list[Location]:
     Parameters
     ----------
     paths
-        A file or a Zarr store is meant itself; a folder means the images in it, in natural order
-        (``t2`` before ``t10``), without hidden files and without the folders in it.
+        A file or a Zarr store is meant itself, and so is a dataset in an HDF5 file; a folder means the images in
+        it, in natural order (``t2`` before ``t10``), without hidden files and without the folders in it.
 
     Raises
     ------
@@ -48,11 +48,18 @@ def list_images(paths: Iterable[Location]) -> list[Location]:
     """
     images: list[Location] = []
     for path in paths:
-        if not path.exists():
+        if not file_of(path).exists():
             raise nothing_at(path)
         require_complete(path)
         images += [path] if is_item(path) else images_in(path)
     return images
+
+
+def file_of(path: Location) -> Location:
+    """Return the file that a path continues into (``file.h5`` for ``file.h5/path/to/dataset``), else the path."""
+    if isinstance(path, RemotePath) or path.exists():
+        return path
+    return next((parent for parent in path.parents if parent.is_file()), path)
 
 
 def is_item(path: Location) -> bool:
@@ -65,7 +72,7 @@ def images_in(folder: Location) -> list[Location]:
     found = [p for p in folder.iterdir() if not p.name.startswith(".") and is_image_name(p)]
     if not found:
         raise InputError(
-            f"{folder}: holds no images; expected TIFF, PNG, JPEG, NumPy or OME-Zarr",
+            f"{folder}: holds no images; expected TIFF, PNG, JPEG, NumPy, HDF5 or OME-Zarr",
             fix="name a folder whose images lie directly in it",
         )
     return sorted(found, key=lambda p: natural_key(p.name))
@@ -85,7 +92,7 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def stem(name: str) -> str:
-    """Return a name without folder and extension; ``x`` for ``x.ome.tif`` and ``x.ome.zarr``.
+    """Return a name without folder and extension; ``x`` for ``x.ome.tif``, ``x.ome.zarr`` and ``x.companion.ome``.
 
     Examples
     --------
@@ -96,8 +103,9 @@ def stem(name: str) -> str:
     suffix = Path(base).suffix.lower()
     if suffix in SUFFIXES or suffix == ".zarr":
         base = base[: -len(suffix)]
-        if base.lower().endswith(".ome"):
-            base = base[:-4]
+        for kind in (".ome", ".companion"):
+            if base.lower().endswith(kind):
+                base = base[: -len(kind)]
     return base
 
 

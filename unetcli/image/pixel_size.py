@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
-from xml.etree import ElementTree
 
 from tifffile import TiffFile, TiffPage
 
 from unetcli.image.axes import known_unit
+from unetcli.image.ome import ome_pixels
 
 PixelSize = dict[str, tuple[float, str]]
 """Size and unit of a pixel by axis name."""
@@ -19,8 +20,19 @@ LARGEST_UM, SMALLEST_UM = 20.0, 1e-5
 """Resolution tags outside of this are those of a printer or screen (1200 dpi is 21 µm), or nonsense."""
 
 
-def pixel_size(tif: TiffFile) -> PixelSize:
-    """Return the pixel size of the first image of an open file, where a real unit is known."""
+def pixel_size(tif: TiffFile, factors: Mapping[str, float]) -> PixelSize:
+    """Return the pixel size of the first image of an open file, where a real unit is known.
+
+    Parameters
+    ----------
+    factors
+        How much larger a pixel of the level that is read is than one of level 0, by axis.
+    """
+    return {axis: (size * factors.get(axis, 1), unit) for axis, (size, unit) in full_size(tif).items()}
+
+
+def full_size(tif: TiffFile) -> PixelSize:
+    """Return the pixel size at level 0."""
     page = tif.pages[0]
     if tif.is_ome:
         return ome_size(tif.ome_metadata or "")
@@ -29,19 +41,10 @@ def pixel_size(tif: TiffFile) -> PixelSize:
     return aperio_size(page) if page.is_svs else resolution_size(page)
 
 
-def ome_pixels(xml: str) -> dict[str, str]:
-    """Return the attributes of the first ``Pixels`` element of OME-XML; none if there is none."""
-    try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError:
-        return {}
-    pixels = next((e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"), None)
-    return {} if pixels is None else dict(pixels.attrib)
-
-
 def ome_size(xml: str) -> PixelSize:
     """Read ``PhysicalSizeX`` and its like."""
-    found = ome_pixels(xml)
+    pixels = ome_pixels(xml)
+    found = {} if pixels is None else pixels.attrib
     sizes = {a: (f"PhysicalSize{a.upper()}", "µm") for a in "zyx"} | {"t": ("TimeIncrement", "s")}
     return valid({a: (found.get(key), found.get(f"{key}Unit", unit)) for a, (key, unit) in sizes.items()})
 

@@ -12,11 +12,14 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from unetcli.errors import InputError
+from unetcli.image.axes import default_channels
 from unetcli.image.raw import check_budget, whole_reader
 from unetcli.image.source import (
     AnyArray,
     FileSource,
+    Reading,
     check_dtype,
+    check_lossless,
     check_not_empty,
     check_order,
     decoding,
@@ -40,7 +43,7 @@ ORIENTATION = 0x0112
 PNG_GREY, PNG_GREY_ALPHA = 0, 4
 
 
-def open_raster(path: Path, *, axes: str | None, is_label: bool) -> FileSource:
+def open_raster(path: Path, how: Reading) -> FileSource:
     """Open a PNG or JPEG file; it is decoded whole when first read."""
     with decoding(path, "can not be read"), open_image(path) as image:
         mode, size = image.mode, image.size
@@ -50,7 +53,10 @@ def open_raster(path: Path, *, axes: str | None, is_label: bool) -> FileSource:
         raise InputError(
             f"{path}: has colours of kind {mode}; expected grey, RGB or a palette", fix="convert it to RGB"
         )
+    if bits is None:
+        check_lossless(path, how, "JPEG")
     name, n_channels = MODES[mode]
+    is_label = how.is_label
     notes = mode_notes(mode, is_label=is_label)
     if mode == "P" and not is_label:
         n_channels = 3
@@ -60,12 +66,13 @@ def open_raster(path: Path, *, axes: str | None, is_label: bool) -> FileSource:
     if rotated:
         notes += ("is marked as rotated: rows and columns are taken as stored",)
     if is_label and bits is None:
-        notes += ("JPEG changes pixels: ids of labels are not exact",)
+        notes += ("JPEG changes pixels: labels near edges are not exact",)
     dtype, shape = np.dtype(name), (size[1], size[0]) + (n_channels,) * (n_channels > 1)
     check_dtype(path, dtype, is_label=is_label)
     check_not_empty(path, shape)
-    check_budget(path, math.prod(size) * (4 if n_channels > 1 else 1) * dtype.itemsize)
-    order = check_order(path, axes, shape) if axes is not None else "yxc"[: len(shape)]
+    n_bytes = math.prod(size) * (4 if n_channels > 1 else 1) * dtype.itemsize
+    check_budget(path, n_bytes)
+    order = check_order(path, how.axes, shape) if how.axes is not None else "yxc"[: len(shape)]
 
     def load() -> AnyArray:
         pixels = load_deep_png(path) if bits == 16 else load_pixels(path, mode, is_label=is_label)
@@ -73,7 +80,8 @@ def open_raster(path: Path, *, axes: str | None, is_label: bool) -> FileSource:
             pixels = pixels // (255 // (2**bits - 1))  # Pillow stretches grey levels to 0 ... 255
         return pixels.reshape(*shape[:2], -1)[:, :, :n_channels].reshape(shape).astype(dtype)
 
-    return file_source(path, order, shape, dtype, whole_reader(load), notes=notes)
+    channels = default_channels(3) if n_channels == 3 else ()
+    return file_source(path, order, shape, dtype, whole_reader(load, n_bytes), notes=notes, channels=channels)
 
 
 def open_image(path: Path) -> Image.Image:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -16,10 +15,12 @@ from typing import IO, Any
 import numpy as np
 
 from unetcli.errors import InputError
+from unetcli.image.cache import SHARED
 from unetcli.image.source import (
     MEMORY_BUDGET,
     AnyArray,
     FileSource,
+    Reading,
     ReadRegion,
     Region,
     ask_for_axes,
@@ -39,12 +40,12 @@ PIECE_BYTES = 16 * 2**20
 """Largest piece that is read at once, so that a region is never in memory twice."""
 
 
-def open_npy(path: Path, *, axes: str | None, is_label: bool) -> FileSource:
+def open_npy(path: Path, how: Reading) -> FileSource:
     """Open a NumPy file; regions are read straight from it."""
     with path.open("rb") as stream, decoding(path, "is not a valid NumPy file"):
         shape, fortran, dtype = read_header(stream)
         offset = stream.tell()
-    check_array(path, shape, dtype, is_label=is_label)
+    check_array(path, shape, dtype, is_label=how.is_label)
     needed = offset + math.prod(shape) * dtype.itemsize
     if needed > path.stat().st_size:
         raise InputError(
@@ -54,10 +55,10 @@ def open_npy(path: Path, *, axes: str | None, is_label: bool) -> FileSource:
         )
     read_c = contiguous_reader(path, offset, shape[::-1] if fortran else shape, dtype)
     read_region = (lambda region: read_c(region[::-1]).T) if fortran else read_c
-    return array_source(path, shape, dtype, read_region, axes)
+    return array_source(path, shape, dtype, read_region, how.axes)
 
 
-def open_npz(path: Path, *, axes: str | None, is_label: bool) -> FileSource:
+def open_npz(path: Path, how: Reading) -> FileSource:
     """Open a NumPy archive with exactly one array; it is unpacked whole when first read."""
     with decoding(path, "is not a valid NumPy archive"), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
@@ -69,14 +70,15 @@ def open_npz(path: Path, *, axes: str | None, is_label: bool) -> FileSource:
             )
         with archive.open(names[0]) as stream:
             shape, _, dtype = read_header(stream)
-    check_array(path, shape, dtype, is_label=is_label)
-    check_budget(path, math.prod(shape) * dtype.itemsize)
+    check_array(path, shape, dtype, is_label=how.is_label)
+    n_bytes = math.prod(shape) * dtype.itemsize
+    check_budget(path, n_bytes)
 
     def load() -> AnyArray:
         with np.load(path, allow_pickle=False) as arrays:
             return np.asarray(arrays[arrays.files[0]]).reshape(shape)
 
-    return array_source(path, shape, dtype, whole_reader(load), axes)
+    return array_source(path, shape, dtype, whole_reader(load, n_bytes), how.axes)
 
 
 def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -127,16 +129,13 @@ def array_source(
     return file_source(path, "zyx", shape, dtype, read_region, notes=(unnamed_pages_note(),), pages_unnamed=True)
 
 
-def whole_reader(load: Callable[[], AnyArray]) -> ReadRegion:
-    """Return a reader of an array that is loaded whole, once, when first read."""
-    lock = threading.Lock()
-    loaded: list[AnyArray] = []
+def whole_reader(load: Callable[[], AnyArray], n_bytes: int) -> ReadRegion:
+    """Return a reader of an array of so many bytes that can only be loaded whole."""
+    key = object()
+    SHARED.make_room(n_bytes)
 
     def read_region(region: Region) -> AnyArray:
-        with lock:
-            if not loaded:
-                loaded.append(load())
-        return loaded[0][region].copy()
+        return SHARED.get(key, load)[region].copy()
 
     return read_region
 

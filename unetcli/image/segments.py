@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,42 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from unetcli.image.cache import SHARED
 from unetcli.image.raw import opened, pread, read_contiguous
 from unetcli.image.source import AnyArray, Region
 
-CACHE_BYTES = 256 * 2**20
+BAND_ROWS = 2048
+"""Rows of the tiles that read an image in raster order: the strips of one band of them are needed again and again."""
 JPEG_COMPRESSIONS = frozenset({6, 7, 34892, 33007})
-
-
-class SegmentCache:
-    """Decoded segments, the least recently used dropped first; safe to share between threads.
-
-    Parameters
-    ----------
-    budget
-        Bytes that the kept segments may take together.
-    """
-
-    def __init__(self, budget: int = CACHE_BYTES) -> None:
-        self.budget = budget
-        self.n_bytes = 0
-        self._kept: OrderedDict[tuple[int, int], AnyArray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[int, int], decode: Callable[[], AnyArray]) -> AnyArray:
-        """Return a segment, decoded now if it is not kept."""
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        segment = decode()
-        with self._lock:
-            if key not in self._kept and segment.nbytes <= self.budget:
-                self._kept[key] = segment
-                self.n_bytes += segment.nbytes
-            while self.n_bytes > self.budget:
-                self.n_bytes -= self._kept.popitem(last=False)[1].nbytes
-        return segment
+Decode = Callable[..., Any]
+"""`tifffile.TiffPage.decode`: bytes and index of a segment to its pixels, position and shape."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +47,7 @@ class PageFormat:
     is_raw
         Whether a page lies in the file in one piece, as it is.
     decode
-        `tifffile.TiffPage.decode`: bytes and index of a segment to its pixels.
+        Turns the bytes of a segment into its pixels.
     is_jpeg, jpeg_header
         Whether `decode` needs the tables of the page, and this header, besides.
     fill
@@ -87,10 +58,15 @@ class PageFormat:
     segment: tuple[int, ...]
     dtype: np.dtype[Any]
     is_raw: bool
-    decode: Callable[..., tuple[AnyArray | None, tuple[int, ...], tuple[int, ...]]]
+    decode: Decode
     is_jpeg: bool
     jpeg_header: bytes | None
     fill: float
+
+    @property
+    def segment_bytes(self) -> int:
+        """Bytes of a decoded segment."""
+        return math.prod(self.segment) * self.dtype.itemsize
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -110,6 +86,13 @@ class PageFormat:
         return all(r.start <= p * s and min((p + 1) * s, n) <= r.stop for p, s, n, r in sides)
 
 
+def band_bytes(page_format: PageFormat) -> int:
+    """Return the bytes of the segments that a band of tiles over the full width of a page needs."""
+    rows, height = page_format.counts[2], page_format.segment[2]
+    in_band = min(rows, -(-BAND_ROWS // height) + 1)
+    return page_format.segment_bytes * math.prod(page_format.counts) // rows * in_band
+
+
 class PagedReader:
     """Reads regions of an image whose outer axes are pages.
 
@@ -121,8 +104,6 @@ class PagedReader:
         All pages, in C order.
     format
         How they are stored.
-    cache
-        Where decoded segments are kept.
 
     Raises
     ------
@@ -130,8 +111,8 @@ class PagedReader:
         If the shape is not made of such pages.
     """
 
-    def __init__(self, shape: tuple[int, ...], pages: list[Page], page_format: PageFormat, cache: SegmentCache) -> None:
-        self.pages, self.format, self.cache = pages, page_format, cache
+    def __init__(self, shape: tuple[int, ...], pages: list[Page], page_format: PageFormat) -> None:
+        self.pages, self.format, self._key = pages, page_format, object()
         self._long = [i for i, n in enumerate(shape) if n > 1]  # axes of size 1 may be named or not: left out
         self._page_long = [i for i, n in enumerate(page_format.shape) if n > 1]
         n_outer = len(self._long) - len(self._page_long)
@@ -170,7 +151,7 @@ class PagedReader:
         """Return a segment, from the cache if other regions need it too: one that is inside is needed once."""
         if self.format.is_inside(i, region):
             return self._decode(file, page, i)
-        return self.cache.get((index, i), lambda: self._decode(file, page, i))
+        return SHARED.get((self._key, index, i), lambda: self._decode(file, page, i))
 
     def _decode(self, file: int, page: Page, index: int) -> AnyArray:
         data = pread(file, page.byte_counts[index], page.offsets[index])
@@ -180,15 +161,28 @@ class PagedReader:
         segment, _, _ = self.format.decode(data, index, **arguments)
         if segment is None:
             raise ValueError(f"segment {index} is empty")
-        return segment.astype(self.format.dtype, copy=False)
+        pixels: AnyArray = segment.astype(self.format.dtype, copy=False)
+        return pixels
 
     def _paste(self, segment: AnyArray, index: int, region: Region, out: AnyArray) -> None:
         position = np.unravel_index(index, self.format.counts)
-        starts = [int(p) * s for p, s in zip(position, self.format.segment, strict=True)]
-        block = segment[np.newaxis]  # a segment has no axis of separate samples
-        into, of = [], []
-        for extent, start, size in zip(region, starts, block.shape, strict=True):
-            a, b = max(extent.start, start), min(extent.stop, start + size)
-            into.append(slice(a - extent.start, b - extent.start))
-            of.append(slice(a - start, b - start))
-        out[tuple(into)] = block[tuple(of)]
+        starts = tuple(int(p) * s for p, s in zip(position, self.format.segment, strict=True))
+        paste(segment[np.newaxis], starts, region, out)  # a segment has no axis of separate samples
+
+
+def paste(block: AnyArray, starts: tuple[int, ...], region: Region, out: AnyArray) -> None:
+    """Copy the part of a block that lies in a region to its place there.
+
+    Parameters
+    ----------
+    block, starts
+        Pixels, and where in the image the first of them lies.
+    region, out
+        Of the image, and the array that covers it.
+    """
+    into, of = [], []
+    for extent, start, size in zip(region, starts, block.shape, strict=True):
+        a, b = max(extent.start, start), min(extent.stop, start + size)
+        into.append(slice(a - extent.start, b - extent.start))
+        of.append(slice(a - start, b - start))
+    out[tuple(into)] = block[tuple(of)]

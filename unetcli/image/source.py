@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,34 @@ MEMORY_BUDGET = 2 * 2**30
 
 IMAGE_KINDS = {"b1", "u1", "u2", "u4", "i1", "i2", "i4", "f2", "f4", "f8"}
 LABEL_KINDS = {"b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8"}
+
+
+LARGEST_AXIS = 2**24
+LARGEST_EMPTY = 64 * 2**30
+LEAST_SHARE = 1e-5
+"""What a header may claim: pixels along an axis; bytes of pixels in a file with less than such a share of them."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is to be read.
+
+    Parameters
+    ----------
+    axes
+        Its own order of axes, slowest first (``zyx``, ``yxc``), instead of what the file says.
+    is_label
+        Whether it holds labels: integers or booleans, which are taken as they are stored.
+    level
+        Resolution of a pyramid, 0 = full.
+    lossy_ok
+        Whether labels may be compressed so that pixels change.
+    """
+
+    axes: str | None = None
+    is_label: bool = False
+    level: int = 0
+    lossy_ok: bool = False
 
 
 class Source(Protocol):
@@ -130,6 +159,8 @@ class FileSource:
         Whether the pages of the file have no axis name and were taken as z planes.
     channels
         The channels as the file describes them; empty where it does not.
+    parts
+        The files that the image is made of, where they are several.
     """
 
     path: Path
@@ -141,6 +172,7 @@ class FileSource:
     notes: tuple[str, ...] = ()
     pages_unnamed: bool = False
     channels: tuple[Channel, ...] = ()
+    parts: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
@@ -170,12 +202,13 @@ def file_source(
     notes: tuple[str, ...] = (),
     pages_unnamed: bool = False,
     channels: tuple[Channel, ...] = (),
+    parts: tuple[Path, ...] = (),
 ) -> FileSource:
     """Make the source of a file from its own order of axes.
 
     Parameters
     ----------
-    path, order, read_region, notes, pages_unnamed, channels
+    path, order, read_region, notes, pages_unnamed, channels, parts
         As in `FileSource`.
     file_shape
         Size along each axis of `order`.
@@ -202,7 +235,8 @@ def file_source(
         read_region,
         notes=notes,
         pages_unnamed=pages_unnamed,
-        channels=channels,
+        channels=channels if len(channels) == shape[1] else (),
+        parts=parts,
     )
 
 
@@ -242,6 +276,44 @@ def check_dtype(path: Path, dtype: np.dtype[Any], *, is_label: bool) -> None:
         raise InputError(
             f"{path}: pixels are {dtype.name}; expected integers up to 32 bits, floats or booleans",
             fix="convert the image, for example to uint16 or float32",
+        )
+
+
+def check_size(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], n_stored: int) -> None:
+    """Refuse a size that a damaged header claims, and that would keep a computer busy for ever.
+
+    Parameters
+    ----------
+    n_stored
+        Bytes of the file, or of what it keeps of these pixels.
+    """
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if max(shape) > LARGEST_AXIS or (n_bytes > LARGEST_EMPTY and n_stored < n_bytes * LEAST_SHARE):
+        raise InputError(
+            f"{path}: says that it has {sizes_text(shape)} pixels, in {n_stored} bytes; expected a size that can be "
+            f"true, and at most {LARGEST_AXIS:,} pixels along an axis",
+            fix="it is damaged: copy or export it again",
+        )
+
+
+def check_level(path: Path, level: int, n_levels: int) -> None:
+    """Refuse a level that the file does not have."""
+    if not 0 <= level < n_levels:
+        has = "1 level" if n_levels == 1 else f"{n_levels} levels"
+        raise InputError(
+            f"{path}: has {has} of resolution, counted from 0; level {level} is not there",
+            fix=f"--level {n_levels - 1}, or another up to it" if n_levels > 1 else "leave out --level",
+        )
+
+
+def check_lossless(path: Path, how: Reading, codec: str) -> None:
+    """Refuse labels whose pixels were changed by their compression."""
+    if how.is_label and not how.lossy_ok:
+        raise InputError(
+            f"{path}: labels are compressed as {codec}: {codec} changes pixels, so that ids and class values are not "
+            "exact; expected labels compressed without loss",
+            fix="export the labels again as PNG or TIFF without JPEG compression; a mask of two classes can be taken "
+            "with --label-threshold 128",
         )
 
 

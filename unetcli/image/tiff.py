@@ -1,11 +1,11 @@
-"""TIFF files: axes, checks and notes; the pixels are read by `segments.py` and `raw.py`."""
+"""TIFF files, SVS slides and OME-TIFF sets: series, levels, axes; pixels are read by `segments.py` and `raw.py`."""
 
 from __future__ import annotations
 
 import logging
 import math
-import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,129 +13,139 @@ import numpy as np
 from tifffile import TIFF, TiffFile, TiffPage, TiffPageSeries
 
 from unetcli.errors import InputError
-from unetcli.image.pixel_size import ome_pixels, pixel_size
-from unetcli.image.raw import check_budget, contiguous_reader
-from unetcli.image.segments import JPEG_COMPRESSIONS, Page, PagedReader, PageFormat, SegmentCache
+from unetcli.image.cache import LARGEST_BAND, SHARED
+from unetcli.image.lzw import check_lzw
+from unetcli.image.ome import companion_of, member_files, member_names, read_companion, without_members
+from unetcli.image.pixel_size import pixel_size
+from unetcli.image.raw import contiguous_reader
+from unetcli.image.segments import JPEG_COMPRESSIONS, Decode, Page, PagedReader, PageFormat, band_bytes
 from unetcli.image.source import (
-    AnyArray,
     FileSource,
+    Reading,
     ReadRegion,
-    Region,
     ask_for_axes,
     check_dtype,
+    check_level,
     check_not_empty,
     check_order,
+    check_size,
     decoding,
     file_source,
     sizes_text,
     unnamed_pages_note,
 )
+from unetcli.image.tiff_checks import (
+    check_colours,
+    check_compression,
+    check_end,
+    check_pages,
+    check_segments,
+)
+from unetcli.image.tiff_colours import (
+    PALETTE_NOTES,
+    WHITE_ZERO_NOTES,
+    channels_of,
+    inverting,
+    is_white_zero,
+    palette_use,
+    shown_channels,
+    through_palettes,
+)
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds wrong is checked and said here
 
-MINISWHITE, MINISBLACK, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
-PHOTOMETRIC_TAG, ORIENTATION_TAG = 262, 274
-ALPHA = (1, 2)  # extra samples: premultiplied and plain alpha
+ORIENTATION_TAG = 274
+LZW = 5
+CHANNELS_TOGETHER = 4
+"""So many channels are read together: those of one tile."""
 NAMES = {"T": "t", "C": "c", "S": "c", "Z": "z", "Y": "y", "X": "x"}
-WHITE_ZERO_NOTES = {
-    False: "stored with 0 as white: inverted, so that bright is high",
-    True: "stored with 0 as white: labels are taken as they are, not inverted",
-}
 UNNAMED = "QI"
 """Letters of tifffile for axes that the file does not name."""
 
 
-def open_tiff(path: Path, *, axes: str | None, is_label: bool) -> FileSource:
-    """Open the first image of a TIFF file at full resolution."""
+def open_tiff(path: Path, how: Reading) -> FileSource:
+    """Open the first image of a TIFF file, or of the set of OME-TIFF files that it is a part of."""
     with decoding(path, "can not be read as TIFF"), TiffFile(path) as tif:
-        check_pages(path, tif)
-        series = tif.series[0]
-        shape = tuple(int(n) for n in series.shape)
-        check_not_empty(path, (*shape, *series.keyframe.shaped))
-        if series.dtype is None or series.keyframe.dtype is None:
-            raise InputError(f"{path}: has pixels of an unknown type; expected integers or floats")
-        dtype = np.dtype(series.dtype)
-        check_dtype(path, dtype, is_label=is_label)
-        check_colours(path, series.keyframe, is_imagej=tif.is_imagej, is_label=is_label)
-        order, file_shape, unnamed = file_order(path, series, axes)
-        read_region, sparse = make_reader(path, tif, series, file_shape)
-        white_zero = is_white_zero(series.keyframe)
-        if white_zero and not is_label:
-            read_region = inverting(read_region, series.keyframe.bitspersample)
-        n_channels, alpha = shown_channels(series.keyframe, order, file_shape, is_chosen=axes is not None)
-        notes = (
-            (unnamed_pages_note() if unnamed else ""),
-            alpha,
-            (WHITE_ZERO_NOTES[is_label] if white_zero else ""),
-            sparse,
-            *page_notes(tif, series, is_label=is_label),
-        )
-        return file_source(
-            path,
-            order,
-            file_shape,
-            dtype,
-            read_region,
-            pixel_size=pixel_size(tif),
-            n_channels=n_channels,
-            notes=tuple(n for n in notes if n),
-            pages_unnamed=unnamed,
-        )
+        xml = tif.ome_metadata or ""
+        companion, members = companion_of(xml), member_names(xml)
+        if companion is None and not members:
+            return open_image(path, tif, how)
+    if companion is not None:
+        return open_companion(path.parent / companion, how)
+    return open_set(path, xml, members, how)
 
 
-def check_pages(path: Path, tif: TiffFile) -> None:
-    """Refuse a file whose list of pages was cut off or damaged: the pages found would be only a part."""
-    n_pages = len(tif.pages)
-    if n_pages == 0:
-        raise InputError(
-            f"{path}: holds no pages; expected a TIFF image", fix="it was cut off: copy or export it again"
-        )
-    last = tif.pages[n_pages - 1]
-    if last.offset > 0 and not (tif.is_ndpi or tif.is_lsm) and (after := next_page(tif, last.offset)):
-        raise InputError(
-            f"{path}: the list of pages breaks off after {n_pages} (the next would be at byte {after} "
-            f"of {tif.filehandle.size})",
-            fix="the file was cut off or is damaged: copy or export it again",
-        )
-    promised = promised_pages(tif)
-    if promised > n_pages and not any(s.is_multifile for s in tif.series):
-        raise InputError(
-            f"{path}: holds {n_pages} pages; its OME-XML promises {promised}",
-            fix="the file was cut off, or its other files are missing: copy or export it again",
-        )
+def open_companion(path: Path, how: Reading) -> FileSource:
+    """Open the image that a file of OME-XML describes, whose pixels lie in TIFF files beside it."""
+    xml = read_companion(path)
+    files = member_files(path, list(dict.fromkeys(member_names(xml).values())))
+    with decoding(path, f"can not be read with {files[0].name}"), TiffFile(files[0], omexml=xml.strip()) as tif:
+        return open_image(path, tif, how, parts=(path, *files))
 
 
-def next_page(tif: TiffFile, offset: int) -> int:
-    """Return where the page after the one at an offset should be; 0 after the last one."""
-    layout, file = tif.tiff, tif.filehandle
-    file.seek(offset)
-    n_tags = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))[0]
-    file.seek(offset + layout.tagnosize + n_tags * layout.tagsize)
-    data = file.read(layout.offsetsize)
-    return int(struct.unpack(layout.offsetformat, data)[0]) if len(data) == layout.offsetsize else 0
+def open_set(path: Path, xml: str, members: dict[str, str], how: Reading) -> FileSource:
+    """Open an image in one OME-TIFF file or several, each of which names all of them.
+
+    A single file may have been renamed since: whatever it calls itself, the pixels are its own.
+    """
+    is_alone = len(set(members.values())) == 1
+    files = () if is_alone else tuple(member_files(path, list(dict.fromkeys(members.values()))))
+    omexml = without_members(xml) if is_alone else None
+    with decoding(path, "can not be read as TIFF"), TiffFile(path, omexml=omexml) as tif:
+        return open_image(path, tif, how, parts=files)
 
 
-def promised_pages(tif: TiffFile) -> int:
-    """Return the number of pages that OME-XML promises; 0 if it does not."""
-    if not tif.is_ome:
-        return 0
-    pixels = ome_pixels(tif.ome_metadata or "")
-    n_planes = math.prod(int(pixels.get(f"Size{a}", 0)) for a in "ZCT")
-    return n_planes // max(1, int(tif.pages[0].samplesperpixel))
+def open_image(path: Path, tif: TiffFile, how: Reading, parts: tuple[Path, ...] = ()) -> FileSource:
+    """Open one level of the first image of an open file."""
+    check_pages(path, tif)
+    full = tif.series[0]
+    check_level(path, how.level, len(full.levels))
+    series = full.levels[how.level]
+    page, shape = series.keyframe, tuple(int(n) for n in series.shape)
+    check_not_empty(path, (*shape, *page.shaped))
+    if series.dtype is None or page.dtype is None:
+        raise InputError(f"{path}: has pixels of an unknown type; expected integers or floats")
+    dtype = np.dtype(series.dtype)
+    check_dtype(path, dtype, is_label=how.is_label)
+    check_size(path, shape, dtype, tif.filehandle.size if not parts else sum(p.stat().st_size for p in parts))
+    check_colours(path, page)
+    check_compression(path, page, how)
+    order, file_shape, unnamed = file_order(path, series, how.axes)
+    read_region, storage = make_reader(path, tif, series, order, file_shape)
+    white_zero, palette = is_white_zero(page), palette_use(tif, page, is_label=how.is_label)
+    if white_zero and not how.is_label:
+        read_region = inverting(read_region, page.bitspersample)
+    n_channels, alpha = shown_channels(page, order, file_shape, is_chosen=how.axes is not None)
+    if palette == "rgb":
+        read_region = through_palettes(read_region, series, file_shape)
+        order, file_shape, dtype = f"{order}c", (*file_shape, 3), np.dtype(np.uint8)
+    notes = (
+        (unnamed_pages_note() if unnamed else ""),
+        alpha,
+        (WHITE_ZERO_NOTES[how.is_label] if white_zero else ""),
+        PALETTE_NOTES.get(palette, ""),
+        *storage,
+        *page_notes(tif, series),
+    )
+    return file_source(
+        path,
+        order,
+        file_shape,
+        dtype,
+        read_region,
+        pixel_size=pixel_size(tif, coarser(full, series)),
+        n_channels=n_channels,
+        notes=tuple(n for n in notes if n),
+        pages_unnamed=unnamed,
+        channels=channels_of(tif, page),
+        parts=parts,
+    )
 
 
-def check_colours(path: Path, page: TiffPage, *, is_imagej: bool, is_label: bool) -> None:
-    """Refuse colours that are neither grey nor RGB."""
-    kind = int(page.photometric)
-    name = getattr(page.photometric, "name", str(kind))
-    if kind == PALETTE and not (is_label or is_imagej):
-        raise InputError(
-            f"{path}: has a colour palette; expected grey or RGB",
-            fix="convert it to RGB or grey (the indices of a palette are taken only as labels)",
-        )
-    is_converted = kind == YCBCR and int(page.compression) in JPEG_COMPRESSIONS
-    if kind not in (MINISWHITE, MINISBLACK, RGB, PALETTE) and not is_converted:
-        raise InputError(f"{path}: has colours of kind {name}; expected grey or RGB", fix="convert it to RGB")
+def coarser(full: TiffPageSeries, level: TiffPageSeries) -> dict[str, float]:
+    """Return how much larger a pixel of a level is than one of level 0, by axis: exactly, not as a power of two."""
+    sizes = zip(full.axes, full.shape, level.shape, strict=False)
+    return {NAMES[a]: n / m for a, n, m in sizes if a in "ZYX"}
 
 
 def file_order(path: Path, series: TiffPageSeries, axes: str | None) -> tuple[str, tuple[int, ...], bool]:
@@ -163,25 +173,44 @@ def long_axes(shape: tuple[int, ...], letters: str) -> tuple[tuple[int, ...], st
     return tuple(shape[i] for i in kept), "".join(letters[i] for i in kept)
 
 
-def make_reader(path: Path, tif: TiffFile, series: TiffPageSeries, shape: tuple[int, ...]) -> tuple[ReadRegion, str]:
-    """Return what reads regions of a series, and a note on segments that are not stored."""
+def make_reader(
+    path: Path, tif: TiffFile, series: TiffPageSeries, order: str, shape: tuple[int, ...]
+) -> tuple[ReadRegion, Iterable[str]]:
+    """Return what reads regions of a series, and notes on how it is stored."""
     if series.transform is not None:
         raise InputError(f"{path}: is a TIFF of kind {series.kind}, which can not be read in parts")
     stored = np.dtype(series.dtype).newbyteorder(tif.byteorder)
     offset = None if series.is_multifile else series.dataoffset
     if offset is not None:
         check_end(path, tif.filehandle.size, [offset + math.prod(shape) * stored.itemsize])
-        return contiguous_reader(path, offset, shape, stored), ""
+        return contiguous_reader(path, offset, shape, stored), ()
     if any(page is None for page in series):
         raise InputError(
-            f"{path}: planes are missing; they should be in other files of the same image",
+            f"{path}: planes are missing: its OME-XML does not say where they are, or they are not there",
             fix="put all files of the image into one folder, or export it as one file",
         )
     page_format = format_of(series.keyframe, stored)
-    pages = [page_of(page) for page in series]
+    given = {path.resolve(): path}  # tifffile follows symbolic links
+    pages = [page_of(page, given) for page in series]
     n_sparse = check_segments(path, pages, page_format)
-    note = f"{n_sparse} strips or tiles are not stored: read as {page_format.fill:g}" if n_sparse else ""
-    return PagedReader(shape, pages, page_format, SegmentCache()), note
+    n_channels = shape[order.index("c")] if "c" in order and page_format.shape[0] * page_format.shape[4] == 1 else 1
+    n_together = n_channels if n_channels <= CHANNELS_TOGETHER else 1
+    return PagedReader(shape, pages, page_format), storage_notes(page_format, n_sparse, n_together)
+
+
+def storage_notes(page_format: PageFormat, n_sparse: int, n_together: int) -> Iterable[str]:
+    """Yield what a user should know about strips and tiles; make room for a band of so many pages in the cache."""
+    if n_sparse:
+        yield f"{n_sparse} strips or tiles are not stored: read as {page_format.fill:g}"
+    if page_format.is_raw:
+        return
+    band = band_bytes(page_format) * n_together
+    SHARED.make_room(max(min(2 * band, LARGEST_BAND), page_format.segment_bytes))
+    if band > LARGEST_BAND:
+        yield (
+            f"rows of tiles take {band / 2**30:.1f} GiB once decoded, more than are kept: strips are decoded several "
+            "times, which is slow (a tiled TIFF is faster)"
+        )
 
 
 def format_of(page: TiffPage, stored: np.dtype[Any]) -> PageFormat:
@@ -197,85 +226,39 @@ def format_of(page: TiffPage, stored: np.dtype[Any]) -> PageFormat:
         segment=(1, *segment, page.shaped[4]),
         dtype=stored if page.is_final else stored.newbyteorder("="),
         is_raw=bool(page.is_final),
-        decode=page.decode,
+        decode=decoder_of(page),
         is_jpeg=int(page.compression) in JPEG_COMPRESSIONS,
         jpeg_header=page.jpegheader,
         fill=page.nodata,
     )
 
 
-def page_of(page: TiffPage) -> Page:
+def decoder_of(page: TiffPage) -> Decode:
+    """Return what decodes the segments of pages like this one, safe from damaged ones."""
+    if int(page.compression) != LZW:
+        return page.decode  # type: ignore[no-any-return]
+    return partial(decode_lzw, page.decode, is_reversed=int(page.fillorder) == 2)
+
+
+def decode_lzw(decode: Decode, data: bytes, index: int, *, is_reversed: bool) -> Any:  # noqa: ANN401 - as tifffile
+    """Decode a segment that was found to be sound."""
+    check_lzw(data, is_reversed=is_reversed)
+    return decode(data, index)
+
+
+def page_of(page: TiffPage, given: Mapping[Path, Path]) -> Page:
     """Note where the segments of a page are."""
     path = Path(page.parent.filehandle.path)
+    path = given.get(path, path)
     return Page(path, tuple(page.dataoffsets), tuple(page.databytecounts), page.jpegtables)
 
 
-def check_segments(path: Path, pages: list[Page], page_format: PageFormat) -> int:
-    """Check that all segments lie in their files and fit into memory; return how many are not stored."""
-    shape, dtype = page_format.shape, page_format.dtype
-    if page_format.is_raw:
-        n_bytes = math.prod(shape) * dtype.itemsize
-        for page in pages:
-            check_end(page.path, page.path.stat().st_size, [page.offsets[0] + n_bytes])
-        return 0
-    largest = math.prod(page_format.segment) * dtype.itemsize
-    check_budget(path, largest)
-    n_segments, n_stored = math.prod(page_format.counts), 0
-    for page in pages:
-        ends = [a + n for a, n in zip(page.offsets, page.byte_counts, strict=False) if a and n]
-        check_end(page.path, page.path.stat().st_size, ends)
-        n_stored += min(len(ends), n_segments)
-        if not ends:
-            raise InputError(f"{path}: a page has no pixels stored; expected {n_segments} strips or tiles")
-    return n_segments * len(pages) - n_stored
-
-
-def check_end(path: Path, size: int, ends: Iterable[int]) -> None:
-    """Refuse a file that ends before its pixels do."""
-    last = max(ends, default=0)
-    if last > size:
-        raise InputError(
-            f"{path}: is {size} bytes long; expected at least {last}, where its pixels end",
-            fix="the file was cut off or is damaged: copy or export it again",
-        )
-
-
-def is_white_zero(page: TiffPage) -> bool:
-    """Tell whether a page says that 0 is white; a page that says nothing does not."""
-    return int(page.photometric) == MINISWHITE and PHOTOMETRIC_TAG in page.tags and page.dtype.kind != "f"
-
-
-def inverting(read_region: ReadRegion, n_bits: int) -> ReadRegion:
-    """Return a reader that turns the grey levels round."""
-
-    def read_inverted(region: Region) -> AnyArray:
-        block = read_region(region)
-        if block.dtype.kind == "u":
-            top = block.dtype.type(2**n_bits - 1)
-            return np.asarray(top - block)
-        return np.asarray(np.invert(block))  # bool, and signed integers: -1 - value
-
-    return read_inverted
-
-
-def shown_channels(page: TiffPage, order: str, shape: tuple[int, ...], *, is_chosen: bool) -> tuple[int | None, str]:
-    """Return the number of channels without an alpha channel, and a note; None for all of them."""
-    extra = tuple(int(e) for e in page.extrasamples)
-    is_rgba = int(page.photometric) == RGB and page.samplesperpixel == 4 and extra[:1] and extra[0] in ALPHA
-    if is_chosen or not is_rgba or "c" not in order or shape[order.index("c")] != 4:
-        return None, ""
-    named = order if len(order) <= 3 else order[-3:]
-    return 3, f"the alpha channel (transparency) is left out (--axes {named} keeps it)"
-
-
-def page_notes(tif: TiffFile, series: TiffPageSeries, *, is_label: bool) -> Iterable[str]:
+def page_notes(tif: TiffFile, series: TiffPageSeries) -> Iterable[str]:
     """Yield what a user should know about the rest of the file."""
     if len(tif.series) > 1:
         yield f"holds {len(tif.series)} images: the first is taken"
     orientation = series.keyframe.tags.get(ORIENTATION_TAG)
     if orientation is not None and orientation.value != 1:
         yield "is marked as rotated: rows and columns are taken as stored"
-    if int(series.keyframe.photometric) == PALETTE:
-        yield "has a palette: " + ("its indices are the labels" if is_label else "left out, grey levels are taken")
     if tif.is_ome and series.kind != "ome":
         yield "its OME-XML can not be used: pages are taken as they are"

@@ -24,7 +24,7 @@ def run(path: Location) -> dict[str, Any]:
     """
     if is_store(path) or read_plan(path) is not None:
         return _describe_store(path)
-    if not path.exists():
+    if not file_of(path).exists():
         raise nothing_at(path)
     path = require_local(path)
     if (path / "metrics.json").is_file() and not (path / "run.json").exists():

@@ -17,7 +17,7 @@ from unetcli.config import PrepConfig
 from unetcli.errors import InputError
 from unetcli.image.axes import Axes, default_channels, describe_shape, parse_pixel_size
 from unetcli.image.dataset import TRUTH, parse_split
-from unetcli.image.inputs import open_inputs
+from unetcli.image.inputs import files_of, open_inputs
 from unetcli.image.location import Location
 from unetcli.image.new_store import Layout, NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
@@ -98,7 +98,7 @@ def run(
         out,
         stage="prep",
         settings={**asdict(config), "names": [item.name for item in items]},
-        inputs={"images": images, "labels": list_images(labels)},
+        inputs={"images": files_of(images, [i.image for i in items]), "labels": files_of(labels, truths)},
         overwrite=overwrite,
         zarr_format=2 if config.ngff == "0.4" else 3,
     )
