@@ -11,6 +11,7 @@ from unetcli.image.axes import describe_shape
 from unetcli.image.files import open_file
 from unetcli.image.ledger import read_plan
 from unetcli.image.location import Location, nothing_at, require_local
+from unetcli.image.pairing import file_of
 from unetcli.image.store import is_store, open_store
 
 
