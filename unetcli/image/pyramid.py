@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from unetcli.image.axes import Axes
+from unetcli.image.location import Location
 from unetcli.image.new_store import NewStore
 from unetcli.image.store import Level
 from unetcli.image.streaming import Progress, Work, map_tiles, silent
@@ -88,7 +88,7 @@ class TwoLevels:
     reduce_2x2: Callable[[Block], Block]
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Location:
         """Where level 0 is."""
         return self.finer.path
 

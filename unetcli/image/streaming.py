@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
 from unetcli.errors import DeviceError, InputError, UnetcliError, is_disk_full
 from unetcli.image.ledger import JointLedger, Ledger
+from unetcli.image.location import Location
 from unetcli.image.source import Source, read_mirrored
 from unetcli.image.tiling import Box, Shape, Tile, TileGrid
 
@@ -44,7 +44,7 @@ class Target(Protocol):
     """What tiles are written to."""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Location:
         """Where it is, for messages."""
         ...
 
