@@ -189,8 +189,10 @@ Location = Path | RemotePath
 """Where a store lies."""
 
 
-def parse_location(text: str) -> Location:
+def parse_location(text: str | Path) -> Location:
     """Return the place that a user means: a path, or ``s3://``, ``https://``, ``http://`` or ``file://`` and one.
+
+    What is a path already, as the default of an option, stays one.
 
     Raises
     ------
@@ -202,6 +204,8 @@ def parse_location(text: str) -> Location:
     >>> parse_location("file:///data/a.zarr"), str(parse_location("s3://bucket/a.zarr/"))
     (PosixPath('/data/a.zarr'), 's3://bucket/a.zarr')
     """
+    if isinstance(text, Path):
+        return text
     scheme, separator, rest = text.partition("://")
     if not separator:
         return Path(text)
@@ -221,7 +225,7 @@ def parse_location(text: str) -> Location:
     return RemotePath(scheme.lower(), host, "/".join(parts))
 
 
-def local_path(text: str) -> Path:
+def local_path(text: str | Path) -> Path:
     """Return the local place that a user means.
 
     Raises
