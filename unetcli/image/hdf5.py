@@ -15,6 +15,7 @@ import numpy as np
 from unetcli.errors import InputError
 from unetcli.image.axes import AXES, Axes
 from unetcli.image.cache import LARGEST_BAND, SHARED
+from unetcli.image.location import require_local
 from unetcli.image.pairing import file_of
 from unetcli.image.raw import array_source, check_array, check_budget
 from unetcli.image.segments import paste
@@ -43,7 +44,7 @@ def open_hdf5(path: Path, how: Reading) -> FileSource:
     Links, virtual datasets and external storage are refused: they can lead to any file of the computer.
     """
     h5py = require_h5py(path)
-    file_path = file_of(path)
+    file_path = require_local(file_of(path))
     with decoding(path, "can not be read as HDF5"), h5py.File(file_path, "r") as file:
         name = path.relative_to(file_path).as_posix() if path != file_path else only_dataset(path, file)
         dataset = find(path, file, name)
