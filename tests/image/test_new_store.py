@@ -14,7 +14,8 @@ from unetcli.image.axes import Axes
 from unetcli.image.ledger import ledger_path
 from unetcli.image.new_store import Layout, NewStore, collection_groups, create_level
 from unetcli.image.ngff import ImageMetadata
-from unetcli.image.store import is_store, open_store
+from unetcli.image.nodes import is_store
+from unetcli.image.store import open_store
 from unetcli.image.tiling import Box, TileGrid
 
 COMBINATIONS = ["".join(extra) + "yx" for n in range(4) for extra in itertools.combinations("tcz", n)]

@@ -26,7 +26,8 @@ from unetcli.image.axes import Axes
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import Ledger, check_fingerprint, ledger_path
 from unetcli.image.ngff import ImageMetadata
-from unetcli.image.store import Level, is_store, read_attributes
+from unetcli.image.nodes import is_store, read_attributes
+from unetcli.image.store import Level
 from unetcli.image.tiling import Shape
 
 FORMAT = 1

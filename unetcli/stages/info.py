@@ -10,7 +10,8 @@ from unetcli.errors import InputError, first_line
 from unetcli.image.axes import describe_shape
 from unetcli.image.files import open_file
 from unetcli.image.ledger import ledger_path
-from unetcli.image.store import is_store, open_store
+from unetcli.image.nodes import is_store
+from unetcli.image.store import open_store
 
 
 def run(path: Path) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def _describe_store(path: Path) -> dict[str, Any]:
         "size": describe_shape(first.level.shape) + (" (the first)" if len(store.images) > 1 else ""),
         "type": str(first.level.dtype),
         "axes": first.axes.describe(),
-        "levels": len(first.level_paths),
+        "levels": len(first.levels),
         "labels": ", ".join(first.label_names) or "none",
     }
     if data:
