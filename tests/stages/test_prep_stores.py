@@ -71,7 +71,7 @@ STORES = {
 }
 BROKEN = {
     "ome_zarr/broken_lfs_pointers_v2.zarr": "is a Git LFS pointer",
-    "ome_zarr/broken_v05_plate.ome.zarr": "and 7 more faults",
+    "ome_zarr/broken_v05_plate.ome.zarr": "and 9 more faults",
 }
 
 

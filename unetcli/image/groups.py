@@ -82,5 +82,6 @@ def parsing(path: Path) -> Iterator[None]:
         yield
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
-            f"{path}: its OME-Zarr metadata can not be understood ({type(error).__name__}: {first_line(error)})"
+            f"{path}: its OME-Zarr metadata can not be understood ({type(error).__name__}: {first_line(error)})",
+            fix="write the store again, or name an array in it",
         ) from error

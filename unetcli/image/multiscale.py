@@ -61,7 +61,13 @@ def parse_multiscale(path: Path, ome: Mapping[str, Any]) -> Multiscale:
     LookupError, TypeError, AttributeError, ValueError
         If the metadata are not what they should be.
     """
-    multiscale = ome["multiscales"][0]
+    listed = ome.get("multiscales")
+    if not isinstance(listed, list) or not listed or not listed[0].get("datasets"):
+        raise InputError(
+            f"{path}: its OME-Zarr metadata describe no image ('multiscales' is {str(listed)[:40]})",
+            fix="write the store again, or name an array in it",
+        )
+    multiscale = listed[0]
     version = str(ome.get("version") or multiscale.get("version") or "")
     if version and not version.startswith(VERSIONS):
         raise InputError(

@@ -89,7 +89,9 @@ class Level:
                 array = zarr.open_array(self.path, mode="r+" if self.writable else "r")
             largest = math.prod(array.chunks) * array.dtype.itemsize
         except Exception as error:  # zarr and its codecs raise anything on metadata that can not be
-            raise InputError(f"{self.path}: is not a readable Zarr array ({first_line(error)})") from error
+            raise InputError(
+                f"{self.path}: is not a readable Zarr array ({first_line(error)})", fix="copy or write the store again"
+            ) from error
         if largest > MEMORY_BUDGET:
             raise InputError(
                 f"{self.path}: has chunks of {sizes_text(array.chunks)} pixels, {largest / 2**30:.1f} GiB each; "
@@ -124,7 +126,13 @@ class Level:
 
     def _in_order(self, sizes: Shape) -> Shape:
         """Show sizes along the stored axes as (t, c, z, y, x)."""
-        given = dict(zip(self.order or self.axes.names, sizes, strict=True))
+        order = self.order or self.axes.names
+        if len(sizes) != len(order):
+            raise InputError(
+                f"{self.path}: has {len(sizes)} axes ({sizes_text(sizes)}); expected ({', '.join(order)})",
+                fix="write the store again",
+            )
+        given = dict(zip(order, sizes, strict=True))
         return tuple(given.get(a, 1) for a in AXES)
 
     @property
@@ -359,7 +367,7 @@ def survey(path: Path, *, axes: str | None = None, is_label: bool = False) -> St
             try:
                 images.append(open_image(path / group, group.replace("/", "_"), is_label=is_label or kind == "labels"))
             except InputError as error:
-                faults.append(error)
+                faults += [error, *_faulty_labels(path / group)]
     if not groups and not faults:
         raise InputError(f"{path}: is a {kind} without images")
     return Store(path, kind, tuple(images), ours, tuple(faults))
@@ -400,6 +408,15 @@ def _open_image(
             fix=f"name the array of full resolution: {path / described.paths[finest]}",
         )
     return image
+
+
+def _faulty_labels(path: Path) -> Iterator[InputError]:
+    """Yield why label images can not be opened, where their image can not either."""
+    for name in _label_names(path):
+        try:
+            _open_image(path / "labels" / name, name, is_label=True)
+        except InputError as error:
+            yield error
 
 
 def _open_array(path: Path, *, axes: str | None, is_label: bool) -> Image:
