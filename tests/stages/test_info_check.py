@@ -52,7 +52,7 @@ def test_faults_are_in_the_json_too(cli, instances, copy_of):
     path = copy_of(instances)
     (path / "img_02" / "0" / "c" / "0" / "0").write_bytes(b"")
     assert cli("info", path, "--check", "--json") == 3
-    assert any("img_02/0/c/0/0: is empty" in fault for fault in cli.json["faults"])
+    assert any("img_02/0/c/0/0: is missing or empty" in fault for fault in cli.json["faults"])
     assert cli.json["images"] == "3: img_00, img_01, img_02"
 
 

@@ -95,15 +95,16 @@ def _tile_of(source: Source) -> Shape:
 
 
 def _count_chunks(levels: Sequence[Level], found: Findings) -> None:
-    """Count what is not stored, and list files without content, which some readers take for the fill value."""
+    """Count what is not stored of others, and list empty files, which some readers take for the fill value."""
     missing: dict[Path, int] = {}
     total = 0
     for level in levels:
+        if level.dense:  # of our own, reading finds it
+            continue
         for box, file in level.chunk_files():
             total += 1
             if not file.is_file():
-                if not level.dense:  # of our own, reading finds it
-                    missing[level.path] = missing.get(level.path, 0) + 1
+                missing[level.path] = missing.get(level.path, 0) + 1
             elif isinstance(file, Path) and file.stat().st_size == 0:
                 found.faults.append(InputError(f"{file}: is empty, at {box}; expected a chunk", fix=COPY))
     if missing:

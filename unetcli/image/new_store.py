@@ -21,6 +21,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from unetcli import __version__
+from unetcli.atomic import write_atomically
 from unetcli.errors import ConfigError, InputError, is_disk_full
 from unetcli.image.axes import Axes
 from unetcli.image.fingerprint import fingerprint
@@ -196,6 +197,8 @@ class NewStore:
         """
         for partial in self.path.rglob("*.partial"):  # left by a writer that was killed
             partial.unlink()
+        for file in self.path.rglob(".zarray"):
+            _forget_checksum(file)
         ours = {
             "format": FORMAT,
             "stage": self.stage,
@@ -238,6 +241,16 @@ class NewStore:
             zarr.create_group(path, attributes=dict(attributes), zarr_format=self.zarr_format)  # type: ignore[arg-type]
         else:
             zarr.open_group(path, mode="r+", use_consolidated=False).attrs.put(dict(attributes))
+
+
+def _forget_checksum(file: Path) -> None:
+    """Take out of an array's metadata (Zarr 2) that chunks have checksums, which some readers do not know.
+
+    Only a writer needs to know: a frame of zstd says itself that it ends with a checksum, and it is checked then.
+    """
+    metadata = json.loads(file.read_text())
+    if metadata["compressor"].pop("checksum", None) is not None:
+        write_atomically(file, json.dumps(metadata, indent=4))
 
 
 def collection_groups(names: Iterable[str]) -> list[str]:

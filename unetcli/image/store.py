@@ -194,9 +194,9 @@ class Level:
         )
         for index in np.ndindex(shards.shape):
             file = self._file(tuple(i + a for i, a in zip(index, shards.start, strict=True)))
-            if not file.exists():
+            if not file.exists() or (isinstance(file, Path) and not file.stat().st_size):
                 raise InputError(
-                    f"{file}: is missing; expected every part of the store",
+                    f"{file}: is missing or empty; expected every part of the store",
                     fix="copy or make the store again",
                 )
 
