@@ -220,7 +220,7 @@ def test_debug_shows_the_traceback(cli, in_tmp):
 def stage_that_raises(monkeypatch, error):
     """Make `info` fail with an error."""
 
-    def run(_):
+    def run(*_, **__):
         raise error
 
     monkeypatch.setattr("unetcli.stages.info.run", run)
@@ -263,7 +263,7 @@ def test_each_kind_of_error_has_the_exit_code_of_the_contract():
 
 def test_what_is_unexpected_keeps_its_traceback_and_exits_with_1(tmp_path):
     code = (
-        "import sys, unetcli.stages.info as i; i.run = lambda p: 1 / 0\n"
+        "import sys, unetcli.stages.info as i; i.run = lambda *p, **q: 1 / 0\n"
         "from unetcli.cli import main; sys.exit(main(['info', 'x']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)

@@ -28,7 +28,7 @@ from unetcli.config import (
     WeightsConfig,
     with_preset,
 )
-from unetcli.errors import BelowBoundError, Interrupted, UnetcliError, Unfinished, is_disk_full
+from unetcli.errors import BelowBoundError, FaultsError, Interrupted, UnetcliError, Unfinished, is_disk_full
 from unetcli.image.location import local_path, parse_location
 from unetcli.options import Common, ManyLabels, common_options, setting_options
 from unetcli.progress import Progress
@@ -73,7 +73,7 @@ def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[
             _start_logging(common)
             try:
                 result = function(**values, given=given, common=common)
-            except BelowBoundError as error:
+            except (BelowBoundError, FaultsError) as error:
                 _print_result(name, error.result or {}, common)
                 raise
             except KeyboardInterrupt:
@@ -259,19 +259,23 @@ def evaluate(
 def info(
     path: Annotated[
         Path,
-        Argument(help="Store (path or URL), image file, model or training run.", metavar="PATH", **STORE),
+        Argument(
+            help="Store (path or URL), image file, folder of images, model, run or report.", metavar="PATH", **STORE
+        ),
     ],
     *,
+    check: Annotated[bool, Option("--check", help="Also read everything, and list all that is damaged.")] = False,
     given: Mapping[str, Any],  # noqa: ARG001 - there are no settings
-    common: Common,  # noqa: ARG001
+    common: Common,
 ) -> dict[str, Any]:
-    """Say in plain words what a store, an image file, a model or a run is.
+    """Say in plain words what a path is, and what is wrong with it.
 
-    [bold]Example[/bold]: unetcli info train.zarr
+    [bold]Example[/bold]: unetcli info train.zarr --check
     """
     from unetcli.stages import info as stage
 
-    return stage.run(path)
+    with _progress("info", common) as progress:
+        return stage.run(path, check=check, workers=common.workers, progress=progress)
 
 
 @command(None, "demo")
@@ -344,10 +348,14 @@ def _print_result(name: str, result: dict[str, Any], common: Common) -> None:
     table.add_column(overflow="fold")
     if result.pop("already_done", False):
         table.add_row(name, "was complete already; nothing to do")
+    faults = result.pop("faults", [])
     for key, value in result.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        table.add_row(key.replace("_", " "), Text(shown))  # names may hold [brackets]
+        for k, line in enumerate(value if isinstance(value, list) else [value]):
+            shown = f"{line:.4g}" if isinstance(line, float) else str(line)
+            table.add_row(key.replace("_", " ") if k == 0 else "", Text(shown))  # names may hold [brackets]
     console.print(table)
+    for fault in faults:
+        console.print(Text.assemble(("fault", "red"), "  ", fault), soft_wrap=True)
 
 
 def _flat_scores(metrics: dict[str, Any]) -> dict[str, Any]:

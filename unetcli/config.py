@@ -99,6 +99,9 @@ class PrepConfig(Config):
         None, "What label values mean. [default: two values are classes, more are instances]",
         choices=("instances", "classes"), group="Labels",
     )  # fmt: skip
+    label_name: str | None = setting(
+        None, "Which label image of an OME-Zarr store is the truth. [default: truth, or the only one]", group="Labels"
+    )
     classes: str | None = setting(
         None, "Label value of each class, background first: 0=membrane,255=cell.", group="Labels"
     )

@@ -30,6 +30,14 @@ class InputError(UnetcliError):
     exit_code = 3
 
 
+class FaultsError(InputError):
+    """Faults were found in what was looked at; `result` is what was found all the same."""
+
+    def __init__(self, message: str, *, result: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 class ConfigError(UnetcliError):
     """An option, or a combination of options, is not possible."""
 

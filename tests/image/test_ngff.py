@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import zarr
 
+from tests.image.test_foreign import numbered, write_image, write_labels, write_plate
+from unetcli.config import PrepConfig
 from unetcli.image import new_store, pyramid
 from unetcli.image.axes import Axes, default_channels
 from unetcli.image.new_store import NewStore
@@ -13,6 +15,7 @@ from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, nearest_2x2
 from unetcli.image.store import open_store
 from unetcli.image.tiling import Box, TileGrid
+from unetcli.stages import prep
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -101,12 +104,76 @@ def test_readers_see_the_same_pixels(tmp_path, names, axis_names, zarr_format):
             expected = level_0
             for k, level in enumerate(node.data):
                 if k:
-                    reduce_2x2 = mean_2x2 if node is image else nearest_2x2
-                    *_, y, x = expected.shape
-                    expected = reduce_2x2(expected[..., : y // 2 * 2, : x // 2 * 2])
+                    expected = half(expected, mean_2x2 if node is image else nearest_2x2)
                 found = np.asarray(level.compute(scheduler="synchronous"))
                 np.testing.assert_array_equal(found, expected.reshape(found.shape))
                 assert found.ndim == len(axis_names.replace("c", "") if node is labels else axis_names)
+
+
+def half(expected, reduce_2x2):
+    """Return the next level of a pyramid."""
+    *_, y, x = expected.shape
+    return reduce_2x2(expected[..., : y // 2 * 2, : x // 2 * 2])
+
+
+@FORMATS
+@pytest.mark.parametrize(("names", "axis_names"), [([""], "tczyx"), (["a", "b"], "yx")], ids=["image", "collection"])
+def test_ngff_zarr_validates_it_and_sees_the_same_pixels(tmp_path, names, axis_names, zarr_format):
+    ngff_zarr = pytest.importorskip("ngff_zarr", reason="ngff-zarr is not installed")
+    path = tmp_path / "cells.zarr"
+    pixels = write(path, names, axis_names, TWO, zarr_format)
+    for name in names:
+        for place, level_0, reduce_2x2 in (
+            (path / name, pixels[name][0], mean_2x2),
+            (path / name / "labels" / "truth", pixels[name][1], nearest_2x2),
+        ):
+            images = ngff_zarr.from_ngff_zarr(place, validate=True).images
+            assert len(images) == 3
+            expected = level_0
+            for image in images:
+                found = np.asarray(image.data.compute(scheduler="synchronous"))
+                np.testing.assert_array_equal(found, expected.reshape(found.shape))
+                expected = half(expected, reduce_2x2)
+            assert {a: images[0].scale[a] for a in "yx"} == {a: SCALE[a] for a in "yx"}
+
+
+@FORMATS
+def test_bioio_sees_the_same_pixels(tmp_path, zarr_format):
+    pytest.importorskip("bioio_ome_zarr", reason="bioio-ome-zarr is not installed")
+    bioio = pytest.importorskip("bioio", reason="bioio is not installed")
+    path = tmp_path / "cells.zarr"
+    pixels = write(path, [""], "tczyx", TWO, zarr_format)
+    image = bioio.BioImage(path)
+    np.testing.assert_array_equal(image.get_image_data("TCZYX"), pixels[""][0])
+    assert image.channel_names == ["red", "green", "blue"]
+    assert SCALE["x"] == image.physical_pixel_sizes.X
+
+
+@FORMATS
+@pytest.mark.parametrize("source", ["plate", "labels", "channels last"])
+def test_what_prep_makes_of_stores_of_others_is_valid(tmp_path, source, zarr_format):
+    yaozarrs = pytest.importorskip("yaozarrs")
+    ome_zarr_models = pytest.importorskip("ome_zarr_models")
+    config = {"ngff": "0.5" if zarr_format == 3 else "0.4"}
+    if source == "plate":
+        expected = write_plate(tmp_path / "a.zarr")
+    elif source == "labels":
+        expected = {"": numbered(40, 30)}
+        write_image(tmp_path / "a.zarr", expected[""], omero={"channels": [{"label": "DAPI", "color": "0000FF"}]})
+        write_labels(tmp_path / "a.zarr", {"cells": numbered(40, 30, dtype="int64")})
+    else:
+        config["axes"] = "yxc"
+        expected = {"": numbered(40, 30, 2)}
+        write_image(tmp_path / "a.zarr", expected[""], "yxc", omero={"channels": [{"label": "a"}, {"label": "a"}]})
+        expected = {"": expected[""].transpose(2, 0, 1)}
+    prep.run([tmp_path / "a.zarr"], tmp_path / "o.zarr", PrepConfig(**config))
+    for name, array in expected.items():
+        yaozarrs.validate_zarr_store(str(tmp_path / "o.zarr" / name))
+        group = zarr.open_group(tmp_path / "o.zarr" / name, mode="r")
+        assert type(ome_zarr_models.open_ome_zarr(group)).__name__ == "Image"
+        np.testing.assert_array_equal(group["0"][...], array)
+    if source == "labels":
+        yaozarrs.validate_zarr_store(str(tmp_path / "o.zarr" / "labels" / "truth"))
 
 
 @FORMATS

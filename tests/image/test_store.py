@@ -87,11 +87,15 @@ PLATE = "ome_zarr/broken_v05_plate.ome.zarr"
     ("name", "said"),
     [
         ("ome_zarr/broken_lfs_pointers_v2.zarr", "is a Git LFS pointer"),
-        (PLATE, "without 'multiscales'"),
+        (PLATE, r"A/2: is an array; expected a well \(and 9 more faults\)"),
+        (f"{PLATE}/A", r"without 'multiscales', but holds 1/0, 1/1, 2, 3/0, 3/1"),
+        (f"{PLATE}/A/1", "A/1/0/0: is not a readable Zarr array"),
+        (f"{PLATE}/A/2", "is not a readable Zarr array"),
+        (f"{PLATE}/A/3/0/labels", "annotations: its OME-Zarr metadata"),
         (f"{PLATE}/A/1/0", "is not a readable Zarr array"),
         (f"{PLATE}/B/1/0", "B/1/0"),
         (f"{PLATE}/B/2/0", "is not a readable Zarr array"),
-        (f"{PLATE}/C/2/0", "its OME-Zarr metadata"),
+        (f"{PLATE}/C/2/0", "its OME-Zarr metadata describe no image"),
         (f"{PLATE}/C/1/1", "does not exist"),
     ],
 )

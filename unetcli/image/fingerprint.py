@@ -43,7 +43,7 @@ def _metadata(path: RemotePath) -> Iterator[tuple[str, bytes]]:
     """Yield place and content of the metadata of a store, its images, their levels and labels."""
     groups: list[Location] = [path]
     for image in open_store(path).images:
-        levels = [image.path / name for name in image.level_paths]
+        levels = [level.path for level in image.levels]
         labels = [image.path / "labels" / name for name in image.label_names]
         groups += [image.path, *levels, *labels, *(image.labels(name).path for name in image.label_names)]
     for group in groups:

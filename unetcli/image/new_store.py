@@ -22,9 +22,10 @@ from unetcli.errors import ConfigError, InputError, is_disk_full
 from unetcli.image.axes import Axes
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import Ledger, begin_anew, check_fingerprint, read_plan
-from unetcli.image.location import ZARR_FILES, Location, empty, reaching, require_writable, zarr_path
+from unetcli.image.location import ZARR_FILES, Location, empty, reaching, require_writable, write, zarr_path
 from unetcli.image.ngff import ImageMetadata
-from unetcli.image.store import Level, is_store, read_attributes
+from unetcli.image.nodes import is_store, read_attributes
+from unetcli.image.store import Level
 from unetcli.image.tiling import Shape
 
 FORMAT = 1
@@ -194,6 +195,8 @@ class NewStore:
         """
         for partial in self.path.rglob("*.partial"):  # left by a writer that was killed
             partial.unlink()
+        for file in self.path.rglob(".zarray"):
+            _forget_checksum(file)
         ours = {
             "format": FORMAT,
             "stage": self.stage,
@@ -238,6 +241,16 @@ class NewStore:
             else:
                 group_there = zarr.open_group(zarr_path(path), mode="r+", use_consolidated=False)
                 group_there.attrs.put(dict(attributes))
+
+
+def _forget_checksum(file: Location) -> None:
+    """Take out of an array's metadata (Zarr 2) that chunks have checksums, which some readers do not know.
+
+    Only a writer needs to know: a frame of zstd says itself that it ends with a checksum, and it is checked then.
+    """
+    metadata = json.loads(file.read_text())
+    if metadata["compressor"].pop("checksum", None) is not None:
+        write(file, json.dumps(metadata, indent=4))
 
 
 def collection_groups(names: Iterable[str]) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from unetcli.errors import InputError
 from unetcli.image.cache import SHARED
+from unetcli.image.location import Location
 from unetcli.image.source import (
     MEMORY_BUDGET,
     AnyArray,
@@ -93,7 +94,7 @@ def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]
     raise ValueError(f"format version {version} is for records, not for images")
 
 
-def check_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], *, is_label: bool) -> None:
+def check_array(path: Location, shape: tuple[int, ...], dtype: np.dtype[Any], *, is_label: bool) -> None:
     """Refuse arrays that are not images."""
     if dtype.hasobject or dtype.names:
         raise InputError(f"{path}: holds Python objects or records; expected an array of numbers")
@@ -114,7 +115,7 @@ def check_budget(path: Path, n_bytes: int) -> None:
 
 
 def array_source(
-    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], read_region: ReadRegion, axes: str | None
+    path: Location, shape: tuple[int, ...], dtype: np.dtype[Any], read_region: ReadRegion, axes: str | None
 ) -> FileSource:
     """Make the source of an array without axis names."""
     if axes is not None:

@@ -163,7 +163,7 @@ class FileSource:
         The files that the image is made of, where they are several.
     """
 
-    path: Path
+    path: Location
     order: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -191,7 +191,7 @@ class FileSource:
 
 
 def file_source(
-    path: Path,
+    path: Location,
     order: str,
     file_shape: tuple[int, ...],
     dtype: np.dtype[Any],
@@ -241,7 +241,7 @@ def file_source(
 
 
 @contextmanager
-def decoding(path: Path, what: str) -> Iterator[None]:
+def decoding(path: Location, what: str) -> Iterator[None]:
     """Turn whatever a decoder raises into an `InputError` that names the file and the place.
 
     The decoders of others raise anything from `struct.error` to `ZeroDivisionError` on a damaged file, so
@@ -264,7 +264,7 @@ def sizes_text(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def check_dtype(path: Path, dtype: np.dtype[Any], *, is_label: bool) -> None:
+def check_dtype(path: Location, dtype: np.dtype[Any], *, is_label: bool) -> None:
     """Refuse a type of pixels that an image, or a label image, can not have."""
     kind = dtype.str[1:]
     if is_label and kind not in LABEL_KINDS:
@@ -333,7 +333,7 @@ def check_order(path: Location, axes: str, shape: tuple[int, ...]) -> str:
     return order
 
 
-def ask_for_axes(path: Path, shape: tuple[int, ...], found: str) -> InputError:
+def ask_for_axes(path: Location, shape: tuple[int, ...], found: str) -> InputError:
     """Return the error for a file whose axes can not be told from what is in it."""
     example = "tczyx"[-len(shape) :] if len(shape) <= len(AXES) else "tczyx"
     return InputError(
@@ -342,7 +342,7 @@ def ask_for_axes(path: Path, shape: tuple[int, ...], found: str) -> InputError:
     )
 
 
-def check_not_empty(path: Path, shape: tuple[int, ...]) -> None:
+def check_not_empty(path: Location, shape: tuple[int, ...]) -> None:
     """Refuse an image without pixels."""
     if 0 in shape or not shape:
         raise InputError(f"{path}: has no pixels (shape {sizes_text(shape) or 'none'}); expected an image")

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.config import PrepConfig
-from unetcli.errors import InputError
+from unetcli.errors import ConfigError, InputError
 from unetcli.image.axes import Axes, default_channels, describe_shape, parse_pixel_size
 from unetcli.image.dataset import TRUTH, parse_split
-from unetcli.image.inputs import files_of, open_inputs
+from unetcli.image.inputs import Input, files_of, open_inputs
 from unetcli.image.location import Location
 from unetcli.image.new_store import Layout, NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
@@ -112,20 +112,34 @@ def run(
 
 
 def _open_items(images: Sequence[Location], labels: Sequence[Location], config: PrepConfig) -> list[Item]:
-    opened = open_inputs(images, axes=config.axes)
+    opened = open_inputs(images, axes=config.axes, with_labels=not labels, label_name=config.label_name)
     names = _group_names([i.name for i in opened])
-    items = [Item(name, i.source, i.labels, i.source.axes) for name, i in zip(names, opened, strict=True)]
+    items = [Item(name, i.source, _labels_of(i), i.source.axes) for name, i in zip(names, opened, strict=True)]
     if config.pixel_size:
         items = [replace(item, axes=_with_pixel_size(item.axes, config.pixel_size)) for item in items]
-    if not labels:
-        without = [item.name for item in items if item.truth is None]
-        if without and len(without) < len(items):
-            raise InputError(f"{without[0]}: has no labels, but other images do")
-        return items
-    label_axes = config.axes.replace("c", "") if config.axes else None
-    truths = open_inputs(labels, axes=label_axes, is_label=True)
-    found = pair([i.name for i in opened], [t.name for t in truths])
-    return [replace(items[i], truth=truths[j].source) for i, j in sorted(found.pairs)]
+    if labels:
+        label_axes = config.axes.replace("c", "") if config.axes else None
+        truths = open_inputs(labels, axes=label_axes, is_label=True, label_name=config.label_name)
+        found = pair([i.name for i in opened], [t.name for t in truths])
+        items = [replace(items[i], truth=_labels_of(truths[j]) or truths[j].source) for i, j in sorted(found.pairs)]
+        opened = truths
+    if config.label_name and not any(i.label_names for i in opened):
+        raise ConfigError(f"--label-name {config.label_name}: no OME-Zarr store with label images was given")
+    without = [item.name for item in items if item.truth is None]
+    if without and len(without) < len(items):
+        raise InputError(f"{without[0]}: has no labels, but other images do")
+    return items
+
+
+def _labels_of(item: Input) -> Source | None:
+    """Return the labels that a store brings along; refuse to choose among several."""
+    if item.labels is None and item.label_names:
+        raise InputError(
+            f"{item.source.name}: there are several label images beside it: {', '.join(item.label_names)}; can not "
+            "tell which is the truth",
+            fix=f"--label-name {item.label_names[0]}, for example",
+        )
+    return item.labels
 
 
 def _with_pixel_size(axes: Axes, text: str) -> Axes:
