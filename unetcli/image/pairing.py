@@ -112,6 +112,7 @@ def pair(
     *,
     a: str = "images",
     b: str = "labels",
+    allow_extra_a: bool = False,
     allow_extra_b: bool = False,
 ) -> Pairs:
     """Find for each name of one list its partner in another.
@@ -125,9 +126,9 @@ def pair(
         File names; folders and extensions do not count.
     a, b
         What they are, for messages.
-    allow_extra_b
-        Whether names of the second list may be left over, with a note (truth of which only a part was
-        predicted).
+    allow_extra_a, allow_extra_b
+        Whether names of a list may be left over, with a note: frames without truth, truth of which only a
+        part was predicted.
 
     Raises
     ------
@@ -139,16 +140,17 @@ def pair(
     >>> pair(["t010.tif", "t009.tif"], ["man_seg009.tif", "man_seg010.tif"]).pairs
     ((0, 1), (1, 0))
     """
-    if len(names_a) == len(names_b) == 1:
+    if len(names_a) == len(names_b) == 1 and not (allow_extra_a and numbers(names_a[0])):
         return Pairs(((0, 0),))
     found = match(names_a, names_b, stem)
     if len(found) < len(names_a):
         found = max(found, match(names_a, names_b, numbers), key=len)
     lonely_a = [n for i, n in enumerate(names_a) if i not in found]
     lonely_b = [n for j, n in enumerate(names_b) if j not in set(found.values())]
-    if lonely_a or (lonely_b and not allow_extra_b):
+    if (lonely_a and not allow_extra_a) or (lonely_b and not allow_extra_b) or not found:
         raise unpaired(lonely_a, lonely_b, a, b)
-    notes = (f"{len(lonely_b)} {b} without {a} left out: {listed(lonely_b)}",) if lonely_b else ()
+    sides = (lonely_a, a, b), (lonely_b, b, a)
+    notes = tuple(f"{len(names)} {x} without {y} left out: {listed(names)}" for names, x, y in sides if names)
     return Pairs(tuple(sorted(found.items())), notes)
 
 

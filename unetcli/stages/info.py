@@ -8,6 +8,7 @@ from typing import Any
 
 from unetcli.errors import InputError, first_line
 from unetcli.image.axes import describe_shape
+from unetcli.image.dataset import shares_text
 from unetcli.image.files import open_file
 from unetcli.image.ledger import ledger_path
 from unetcli.image.store import is_store, open_store
@@ -56,6 +57,8 @@ def _describe_store(path: Path) -> dict[str, Any]:
     }
     if data:
         described["classes"] = f"{data['label_kind']}: {', '.join(data['classes'])}" if data["label_kind"] else "none"
+        if data.get("class_pixels"):
+            described["shares"] = shares_text(data["classes"], data["class_pixels"])
         described["gray_values"] = "; ".join(
             f"{s['min']:g} to {s['max']:g}, mean {s['mean']:.4g}" for s in data["statistics"]
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,20 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.config import PrepConfig
-from unetcli.errors import InputError
+from unetcli.errors import ConfigError, InputError
 from unetcli.image.axes import Axes, default_channels, describe_shape, parse_pixel_size
-from unetcli.image.dataset import TRUTH, parse_split
-from unetcli.image.inputs import open_inputs
+from unetcli.image.dataset import TRUTH, parse_split, shares_text
+from unetcli.image.inputs import Input, join_labels, open_entries
+from unetcli.image.layouts import list_entries
 from unetcli.image.new_store import Layout, NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
-from unetcli.image.pairing import list_images, pair
-from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, nearest_2x2
+from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, mode_2x2, nearest_2x2
 from unetcli.image.source import Source
 from unetcli.image.statistics import check_finite, statistics
 from unetcli.image.store import Level
 from unetcli.image.streaming import Progress, Work, map_tiles, silent, work_on
 from unetcli.image.tiling import Tile, TileGrid
-from unetcli.image.truth import LabelMap, make_label_map
+from unetcli.image.truth import LabelMap, make_label_map, overlap_notes, swap_notes
 
 Block = NDArray[Any]
 RESERVED = {"ome", "labels", "zarr.json"}
@@ -83,12 +83,13 @@ def run(
     InputError
         If a file can not be read, or images and labels do not fit.
     """
-    found = list_images(images)
-    images = [path for path in found if path in images or path.resolve() != out.resolve()]  # -o among the files
-    items = _check(_open_items(images, labels, config))
-    notes = list(dict.fromkeys(note for item in items for note in _notes(item)))
-    truths = [item.truth for item in items if item.truth is not None]
-    label_map = make_label_map(truths, notes, kind=config.label_kind, classes=config.classes)
+    entries = list_entries(images, find_truth=not labels)
+    entries = [e for e in entries if e.path in images or e.path.resolve() != out.resolve()]  # -o among the files
+    opened = open_entries(entries, axes=config.axes, threshold=config.label_threshold)
+    used, notes = join_labels(opened, labels, axes=config.axes, threshold=config.label_threshold)
+    items = _check(_items(used, config))
+    notes = list(dict.fromkeys([*notes, *(note for item in items for note in _notes(item))]))
+    label_map = _label_map(items, config, notes)
     ndim = _ndim(items, config, label_map, notes)
     validation = parse_split(config.split, {i.name: i.image.shape[0] * i.image.shape[2] for i in items})
     summary = _summary(out, items, label_map, validation, notes)
@@ -98,12 +99,16 @@ def run(
         out,
         stage="prep",
         settings={**asdict(config), "names": [item.name for item in items]},
-        inputs={"images": images, "labels": list_images(labels)},
+        inputs={
+            "images": list(dict.fromkeys(i.path for i in used)),
+            "labels": list(dict.fromkeys(i.truth_path for i in used if i.truth_path)),
+        },
         overwrite=overwrite,
         zarr_format=2 if config.ngff == "0.4" else 3,
     )
     if not store.complete:
-        stats = _convert(store, items, label_map, workers, progress)
+        reduce_2x2 = mode_2x2 if config.label_pyramid == "mode" else nearest_2x2
+        stats = _convert(store, items, label_map, reduce_2x2, workers, progress)
         _finish(store, items, label_map, stats, {"ndim": ndim, "validation": validation})
     return {**summary, "already_done": store.complete}
 
@@ -111,21 +116,26 @@ def run(
 # ------------------------------------------------------------------------------------------- reading
 
 
-def _open_items(images: Sequence[Path], labels: Sequence[Path], config: PrepConfig) -> list[Item]:
-    opened = open_inputs(images, axes=config.axes)
+def _items(opened: list[Input], config: PrepConfig) -> list[Item]:
     names = _group_names([i.name for i in opened])
     items = [Item(name, i.source, i.labels, i.source.axes) for name, i in zip(names, opened, strict=True)]
     if config.pixel_size:
         items = [replace(item, axes=_with_pixel_size(item.axes, config.pixel_size)) for item in items]
-    if not labels:
-        without = [item.name for item in items if item.truth is None]
-        if without and len(without) < len(items):
-            raise InputError(f"{without[0]}: has no labels, but other images do")
-        return items
-    label_axes = config.axes.replace("c", "") if config.axes else None
-    truths = open_inputs(labels, axes=label_axes, is_label=True)
-    found = pair([i.name for i in opened], [t.name for t in truths])
-    return [replace(items[i], truth=truths[j].source) for i, j in sorted(found.pairs)]
+    return items
+
+
+def _label_map(items: list[Item], config: PrepConfig, notes: list[str]) -> LabelMap | None:
+    """Find out what label values mean; say what looks wrong."""
+    truths = [item.truth for item in items if item.truth is not None]
+    if truths:
+        notes += [*swap_notes(items[0].image, truths[0]), *overlap_notes(truths)]
+    label_map = make_label_map(truths, notes, **config.meaning())
+    if label_map and label_map.kind == "instances" and config.label_pyramid == "mode":
+        raise ConfigError(
+            "--label-pyramid mode: labels are ids of objects, of which it removes small ones; expected classes",
+            fix="--label-pyramid nearest",
+        )
+    return label_map
 
 
 def _with_pixel_size(axes: Axes, text: str) -> Axes:
@@ -206,7 +216,12 @@ def _ndim(items: list[Item], config: PrepConfig, label_map: LabelMap | None, not
 
 
 def _convert(
-    store: NewStore, items: list[Item], label_map: LabelMap | None, workers: int | None, progress: Progress
+    store: NewStore,
+    items: list[Item],
+    label_map: LabelMap | None,
+    reduce_labels: Callable[[Block], Block],
+    workers: int | None,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """Write level 0 of all images and labels, their pyramids, and measure the gray values."""
     groups = collection_groups(item.name for item in items)
@@ -232,7 +247,7 @@ def _convert(
         map_tiles(label_map, works, store.ledger, workers=workers, progress=progress)
     build = partial(build_pyramids, store, workers=workers, progress=progress)
     build(images, mean_2x2)
-    build(truths, nearest_2x2)
+    build(truths, reduce_labels)
     tiles = [w for g, level in images.items() for w in work_on(g, TileGrid(level.shape, level.shard), [level])]
     return statistics(tiles, workers=workers, progress=progress)
 
@@ -276,6 +291,7 @@ def _finish(
         "classes": label_map.names if label_map else (),
         "class_values": label_map.values if label_map else (),
         "class_indices": label_map.indices if label_map else (),
+        "class_pixels": label_map.pixels if label_map else None,
         "statistics": stats,
     }
     store.finish(metadata, {"data": described})
@@ -296,6 +312,7 @@ def _summary(
         "dtype": str(first.dtype),
         "axes": items[0].axes.describe(),
         "labels": f"{label_map.kind} ({', '.join(label_map.names)})" if label_map else "none",
+        "shares": shares_text(label_map.names, label_map.pixels) if label_map else "none",
         "validation": ", ".join(n if p is None else f"{n} planes {list(p)}" for n, p in validation.items()) or "none",
         "notes": notes,
     }
