@@ -124,9 +124,18 @@ def test_what_is_left_out_is_said(tmp_path):
         (("01_GT/TRA/man_track1.tif",), "01_GT", {"is_label": True}, "holds no folder SEG"),
         (("c/01/t000.tif", "c/01_ST/SEG/man_seg000.tif"), "c", {"is_label": True}, "holds no truth made by hand"),
         (("d/images/a.png", "d/images/b.png", "d/masks/a.png"), "d", {}, "holds 2 images; expected one"),
+        (("d/images/a.png", "d/labels/a.png"), "d", {}, "holds no images"),
         (("d/notes.txt",), "d", {"is_label": True}, "holds no images"),
     ],
-    ids=["truth without a frame", "planes", "markers only", "silver truth", "a plain pair of folders", "nothing"],
+    ids=[
+        "truth without a frame",
+        "planes",
+        "markers only",
+        "silver truth",
+        "a plain pair of folders",
+        "images and labels",
+        "nothing",
+    ],
 )
 def test_folders_that_make_no_sense(tmp_path, files, path, how, said):
     with pytest.raises(InputError, match=re.escape(said)) as caught:

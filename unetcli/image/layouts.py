@@ -89,7 +89,7 @@ def _meant_by(path: Path, *, is_label: bool, find_truth: bool) -> list[Entry]:
         return [Entry(stem(p.name), p) for p in list_images([path])]
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not is_item(p))
     sequences = [folder for folder in folders if _is_sequence(folder)]
-    bowl = [folder for folder in (path, *folders) if (folder / "images").is_dir()]
+    bowl = [path] if _shows_one(path) else [folder for folder in folders if (folder / "images").is_dir()]
     if _holds_images(path):
         return _truth_frames(path) if is_label and _is_truth(path) else _plain(path)
     if is_label and TRUTH_FOLDER.fullmatch(path.resolve().name):
@@ -122,6 +122,10 @@ def _shows_objects(path: Path, image: str) -> bool:
     names = [p.name for p in images_in(path)]
     same_number = match([image], names, numbers) and path.name not in ("masks", image)
     return len(names) > 1 and not match([image], names, stem) and not same_number and not is_sparse(names)
+
+
+def _shows_one(folder: Path) -> bool:
+    return (folder / "images").is_dir() and (folder / "masks").is_dir()
 
 
 def _of_bowl(folder: Path, *, is_label: bool, find_truth: bool) -> Entry:

@@ -161,6 +161,7 @@ def show_truth(
     InputError
         If values between others show that the truth was resized or smoothed.
     """
+    notes += overlap_notes(truths)
     if kind is None and classes is None and not any(map(_is_coloured, truths)):
         if not is_cut:
             check_not_interpolated(truths, count_values(truths))
