@@ -12,6 +12,7 @@ from unetcli.config import (
     Config,
     DeformConfig,
     EvaluateConfig,
+    LabelConfig,
     PredictConfig,
     PrepConfig,
     TrainConfig,
@@ -20,7 +21,16 @@ from unetcli.config import (
 )
 from unetcli.errors import ConfigError
 
-CONFIGS = [PrepConfig, WeightsConfig, DeformConfig, AugmentConfig, TrainConfig, PredictConfig, EvaluateConfig]
+CONFIGS = [
+    LabelConfig,
+    PrepConfig,
+    WeightsConfig,
+    DeformConfig,
+    AugmentConfig,
+    TrainConfig,
+    PredictConfig,
+    EvaluateConfig,
+]
 
 
 def settings():
@@ -163,3 +173,25 @@ def test_an_unknown_preset_is_refused():
 def test_a_mistake_on_top_of_a_preset_is_refused():
     with pytest.raises(ConfigError, match="--steps 0"):
         with_preset("fast", steps=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"boundary_value": 0}, "--boundary-value: expected with --label-kind boundaries"),
+        ({"boundary_value": 0, "label_kind": "classes"}, "--boundary-value: expected with"),
+        ({"classes": "0=a,1=b", "label_kind": "instances"}, "--classes: does not go with --label-kind instances"),
+        ({"classes": "0=a,1=b", "label_kind": "boundaries"}, "--classes: does not go with --label-kind boundaries"),
+        ({"label_threshold": 128, "label_kind": "instances"}, "--label-threshold: makes two classes"),
+    ],
+)
+@pytest.mark.parametrize("stage", [PrepConfig, EvaluateConfig])
+def test_settings_of_labels_that_do_not_go_together(stage, given, said):
+    with pytest.raises(ConfigError, match=said):
+        stage(**given)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (127, 0), (128, 1), (255, 1)])
+def test_a_boundary_value_is_cut_by_the_threshold_as_labels_are(value, expected):
+    config = PrepConfig(label_kind="boundaries", boundary_value=value, label_threshold=128)
+    assert config.meaning()["boundary"] == expected

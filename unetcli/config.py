@@ -86,7 +86,47 @@ def _range(rule: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepConfig(Config):
+class LabelConfig(Config):
+    """What the values of label images mean, the same in `prep` and `evaluate`."""
+
+    label_kind: str | None = setting(
+        None, "What label values mean; of boundaries and cells, the boundaries become class 0. [default: two values, "
+        "and colours, are classes, more are instances]",
+        choices=("instances", "classes", "boundaries"), group="Labels",
+    )  # fmt: skip
+    classes: str | None = setting(
+        None, "Label value or colour of each class, background first: 0=membrane,255=cell, or '#ff0000=cell'.",
+        group="Labels",
+    )  # fmt: skip
+    label_threshold: int | None = setting(
+        None, "Label values from this one on are 1, others 0: for masks with smooth edges, or stored as JPEG.",
+        group="Labels",
+    )  # fmt: skip
+    boundary_value: int | None = setting(
+        None, "With --label-kind boundaries: their value. [default: the one of fewer pixels]", group="Labels"
+    )
+
+    def mistakes(self) -> list[str]:
+        """Check which settings of labels go together."""
+        found = []
+        if self.boundary_value is not None and self.label_kind != "boundaries":
+            found.append("--boundary-value: expected with --label-kind boundaries only")
+        if self.classes and self.label_kind in ("instances", "boundaries"):
+            found.append(f"--classes: does not go with --label-kind {self.label_kind}")
+        if self.label_threshold is not None and self.label_kind == "instances":
+            found.append("--label-threshold: makes two classes, which --label-kind instances does not fit")
+        return found
+
+    def meaning(self) -> dict[str, Any]:
+        """Return the arguments of `make_label_map`; a threshold leaves 0 and 1 of all values."""
+        boundary = self.boundary_value
+        if boundary is not None and self.label_threshold is not None:
+            boundary = int(boundary >= self.label_threshold)
+        return {"kind": self.label_kind, "classes": self.classes, "boundary": boundary}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepConfig(LabelConfig):
     """Settings of `prep`."""
 
     axes: str | None = setting(None, "Axes of the files, slowest first, such as zyx or yxc. [default: the file's]")
@@ -95,15 +135,12 @@ class PrepConfig(Config):
         None, "Objects lie in planes (2) or volumes (3). [default: 3 for ids in z-stacks with named axes]",
         minimum=2, maximum=3,
     )  # fmt: skip
-    label_kind: str | None = setting(
-        None, "What label values mean. [default: two values are classes, more are instances]",
-        choices=("instances", "classes"), group="Labels",
+    label_pyramid: str = setting(
+        "nearest", "How labels are halved: one of four pixels, or the most frequent class.",
+        choices=("nearest", "mode"), group="Labels",
     )  # fmt: skip
     label_name: str | None = setting(
         None, "Which label image of an OME-Zarr store is the truth. [default: truth, or the only one]", group="Labels"
-    )
-    classes: str | None = setting(
-        None, "Label value of each class, background first: 0=membrane,255=cell.", group="Labels"
     )
     split: str | None = setting(
         None, "Validation part: a fraction such as 0.2, image names (img_1*,img_07), or planes (20-23) of one stack.",
@@ -271,7 +308,7 @@ class PredictConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Config):
+class EvaluateConfig(LabelConfig):
     """Settings of `evaluate`."""
 
     metrics: str | None = setting(None, "Metrics, separated by commas. [default: those that fit the input]")

@@ -67,6 +67,16 @@ def test_what_is_made_of_few_values_or_of_many_alike(values, counts):
     assert interpolated(list(values), counts) == ()
 
 
+@pytest.mark.parametrize(
+    ("rare", "expected"),
+    [([3], (0, 255)), ([1, 1], (0, 255)), ([60], ()), ([3, 60], ())],
+    ids=["one value", "two values", "a small class", "a small class and another"],
+)
+def test_a_few_values_between_are_mixtures_if_they_are_very_rare(rare, expected):
+    values = [0, *range(100, 100 + len(rare)), 255]
+    assert interpolated(values, [90000, *rare, 5000]) == expected
+
+
 def test_values_of_64_bits():
     values = [0, 2**63, *(k * 2**59 for k in range(1, 16))]
     assert interpolated(np.array(values, np.uint64), [9000, 5000, *[20] * 15]) == (0, 2**63)
@@ -78,5 +88,5 @@ def test_real_labels():
     assert len(files) > 80
     assert [f.name for f in files if of(tifffile.imread(f))] == []
     assert of(np.asarray(Image.open(DATA / "vnc_sstem" / "labels_00.png"))) == ()
-    antialiased = np.asarray(Image.open(DATA / "vnc_sstem" / "mitochondria_00.png"))
-    assert of(antialiased) == (0, 255)
+    for name in ("mitochondria_00", "mitochondria_05", "synapses_02"):
+        assert of(np.asarray(Image.open(DATA / "vnc_sstem" / f"{name}.png"))) == (0, 255)

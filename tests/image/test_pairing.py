@@ -98,6 +98,17 @@ def test_extra_truth_is_allowed_with_a_note():
         pair(["b.tif", "c.tif"], ["a.tif", "b.tif", "d.tif"], a="predictions", allow_extra_b=True)
 
 
+def test_frames_without_truth_are_left_out_where_truth_is_sparse():
+    frames = ["t000", "t001", "t002"]
+    found = pair(frames, ["man_seg001"], allow_extra_a=True)
+    assert found.pairs == ((1, 0),)
+    assert found.notes == ("2 images without labels left out: t000, t002",)
+    with pytest.raises(InputError, match="man_seg007"):
+        pair(frames, ["man_seg001", "man_seg007"], allow_extra_a=True)
+    with pytest.raises(InputError, match="t000"):  # alone, but of another number
+        pair(["t000"], ["man_seg001"], allow_extra_a=True)
+
+
 def test_at_most_ten_names_are_listed():
     with pytest.raises(InputError, match="and 15 more") as caught:
         pair([f"a{chr(65 + i)}" for i in range(25)], [])

@@ -10,9 +10,19 @@ from tests.conftest import Pixels
 from unetcli.image import new_store, pyramid
 from unetcli.image.axes import Axes
 from unetcli.image.new_store import NewStore
-from unetcli.image.pyramid import build_pyramids, create_two_levels, level_shapes, mean_2x2, nearest_2x2
+from unetcli.image.pyramid import build_pyramids, create_two_levels, level_shapes, mean_2x2, mode_2x2, nearest_2x2
 from unetcli.image.streaming import map_tiles, work_on
 from unetcli.image.tiling import Box
+
+
+def exact_mode(block):
+    """Most frequent of 2x2 pixels, counted; of equally frequent ones the upper left pixel."""
+    out = block[..., ::2, ::2].copy()
+    for *rest, y, x in np.ndindex(out.shape):
+        four = block[*rest, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].ravel().tolist()
+        out[*rest, y, x] = max(four, key=four.count)  # the first of equals
+    return out
+
 
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32"]
 
@@ -55,6 +65,21 @@ def test_labels_keep_their_values():
     assert nearest_2x2(block).tolist() == [[7, 2]]
 
 
+@given(hnp.arrays("uint8", (1, 1, 2, 6, 8), elements=st.integers(0, 3)))
+def test_the_most_frequent_class_stays(block):
+    result = mode_2x2(block)
+    assert result.dtype == block.dtype
+    np.testing.assert_array_equal(result, exact_mode(block))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.3], ids=["half", "less"])
+def test_of_equally_frequent_classes_none_grows(share):
+    edges = (np.random.default_rng(0).random((400, 400)) < share).repeat(2, axis=1).astype("uint8")  # ties, mostly
+    ties = edges[::2, ::2] != edges[1::2, ::2]
+    assert mode_2x2(edges).mean() == pytest.approx(edges.mean(), abs=0.01)
+    assert ties.mean() > 0.4
+
+
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
@@ -76,13 +101,16 @@ def test_levels_end_at_one_screen(shape, expected):
     [(1, 1, 1, 64, 64), (1, 1, 1, 37, 51), (2, 1, 3, 33, 20), (1, 5, 1, 19, 40), (1, 2, 1, 3, 70)],
     ids=["even", "odd", "volume", "channels", "narrow"],
 )
-@pytest.mark.parametrize(("reduce_2x2", "oracle"), [(mean_2x2, exact_mean), (nearest_2x2, lambda b: b[..., ::2, ::2])])
+@pytest.mark.parametrize(
+    ("reduce_2x2", "oracle"),
+    [(mean_2x2, exact_mean), (nearest_2x2, lambda b: b[..., ::2, ::2]), (mode_2x2, exact_mode)],
+)
 @pytest.mark.parametrize("together", [False, True], ids=["level by level", "two at once"])
 def test_any_tiling_gives_the_same_levels(tmp_path, monkeypatch, shape, shard, reduce_2x2, oracle, together):
     monkeypatch.setattr(new_store, "CHUNK", 4)
     monkeypatch.setattr(new_store, "SHARD", shard)
     monkeypatch.setattr(pyramid, "SMALLEST", 10)
-    pixels = np.random.default_rng(0).integers(0, 2**16, shape).astype("uint16")
+    pixels = np.random.default_rng(0).choice(np.array([0, 1, 2, 2**16 - 1], "uint16"), shape)
     new = NewStore(tmp_path / "a.zarr", stage="prep", settings={}, inputs={})
     if together:
         both = create_two_levels(new, "", Axes.of("tczyx"), shape, np.dtype("uint16"), reduce_2x2)

@@ -380,7 +380,7 @@ def another_number_of_planes(folder):
 
 
 def truth_of_floats(folder):
-    return *pair_of(folder, SQUARE, SQUARE.astype(np.float32)), "x_00.*truth is float32; expected integers"
+    return *pair_of(folder, SQUARE, SQUARE.astype(np.float32)), "x_00.*labels are float32; expected integers"
 
 
 def masks_of_channels(folder):

@@ -87,14 +87,14 @@ def test_a_value_that_is_no_class_fails_before_anything_is_written(folders, tmp_
     [
         (np.zeros((20, 31), np.uint8), r"labels.*20 x 31; expected yx 20 x 30, as .*image"),
         (np.zeros((20, 30), np.float32), r"labels\.npy: labels are float32; expected integers"),
-        (np.zeros((20, 30, 3), np.uint8), r"labels have 3 channels .*; expected yx 20 x 30"),
+        (np.zeros((20, 30, 3), np.uint16), r"labels have 3 channels .*; expected yx 20 x 30"),
         (np.zeros((20, 30), np.uint8), r"labels.*only the value 0"),
         (
             np.full((20, 30), -1, np.int16) * np.eye(20, 30, dtype=np.int16) * np.arange(30, dtype=np.int16),
             "ids are -19 to 0",
         ),
     ],
-    ids=["size", "float", "RGB", "empty", "negative"],
+    ids=["size", "float", "deep RGB", "empty", "negative"],
 )
 def test_labels_that_do_not_fit(tmp_path, labels, message):
     np.save(tmp_path / "labels.npy", labels)

@@ -42,6 +42,8 @@ class Dataset:
         Mean, std, range and percentiles of each channel.
     validation
         Image to its planes (of t and z, counted together) that are kept for validation; ``None`` = all.
+    class_pixels
+        Number of pixels of each class in the whole collection; ``None`` where nobody counted them.
     """
 
     store: Store
@@ -50,6 +52,7 @@ class Dataset:
     classes: tuple[str, ...]
     statistics: tuple[Mapping[str, Any], ...]
     validation: Mapping[str, Sequence[int] | None]
+    class_pixels: tuple[int, ...] | None = None
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -105,7 +108,13 @@ def open_dataset(path: Location) -> Dataset:
         tuple(data["classes"]),
         tuple(data["statistics"]),
         data["validation"],
+        tuple(data["class_pixels"]) if data.get("class_pixels") else None,
     )
+
+
+def shares_text(names: Sequence[str], pixels: Sequence[int]) -> str:
+    """Say which part of all pixels each class has."""
+    return ", ".join(f"{name} {100 * n / sum(pixels):.3g} %" for name, n in zip(names, pixels, strict=True))
 
 
 def parse_split(text: str | None, planes: Mapping[str, int]) -> dict[str, list[int] | None]:

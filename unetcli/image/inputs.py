@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from unetcli.errors import ConfigError, InputError
 from unetcli.image.dataset import TRUTH
 from unetcli.image.files import open_file
-from unetcli.image.location import ZARR_FILES, Location
+from unetcli.image.label_sources import one_channel, open_objects, same_white
+from unetcli.image.layouts import Entry, is_sparse, list_entries
+from unetcli.image.location import ZARR_FILES, Location, require_local
 from unetcli.image.nodes import is_store
-from unetcli.image.pairing import file_of, list_images, stem
+from unetcli.image.pairing import file_of, listed, pair, stem
 from unetcli.image.source import FileSource, Reading, Source
 from unetcli.image.store import Image, Level, open_store
 
 
 @dataclass(frozen=True)
 class Input:
-    """One image with its name, and the labels that its store brings along.
+    """One image with its name, and the labels that its store or folder brings along.
 
     Parameters
     ----------
@@ -29,9 +32,13 @@ class Input:
     source
         The pixels.
     labels
-        The label image beside it in its store: the one asked for, the truth, or the only one there is.
+        The label image beside it: in its store the one asked for, the truth, or the only one there is.
     attributes
         What `unetcli` wrote down about the store; empty for a file.
+    path, truth_path
+        Where image and labels are; no path for labels in the same store.
+    notes
+        What was left out of its folder, in plain words.
     label_names
         All label images beside it that may be chosen.
     """
@@ -40,7 +47,15 @@ class Input:
     source: Source
     labels: Source | None
     attributes: dict[str, Any]
+    path: Location
+    truth_path: Location | None = None
+    notes: tuple[str, ...] = ()
     label_names: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> list[Location]:
+        """The files or the store that the image is read from."""
+        return [file_of(self.path), *getattr(self.source, "parts", ())]
 
 
 def open_inputs(
@@ -49,49 +64,143 @@ def open_inputs(
     axes: str | None = None,
     is_label: bool = False,
     level: int = 0,
-    lossy_ok: bool = False,
-    with_labels: bool = True,
+    threshold: int | None = None,
     label_name: str | None = None,
+    images: Sequence[str] = (),
 ) -> list[Input]:
     """Open all images under some paths, in natural order; several files of one OME-TIFF image are one.
 
     Parameters
     ----------
     paths
-        Files, folders of files, or Zarr stores of one or many images.
+        Files, folders of files, Zarr stores of one or many images, or folders in the `layouts` of data sets.
     axes
         Axes of the images as they are stored, slowest first, instead of what they say.
     is_label
-        Refuse what can not be labels.
+        Refuse what can not be labels; show colours as values.
     level
-        Level of a pyramid to read, of the labels beside it too; 0 is full resolution.
-    lossy_ok
-        Take labels that are compressed as JPEG, too.
-    with_labels
-        Whether the label images of stores are opened too.
+        Level of a pyramid to read; 0 is full resolution.
+    threshold
+        Show labels as 1 from this value on, else 0.
     label_name
-        Which of them is the truth.
+        Which label image of a store is the truth.
+    images
+        Names of the images that labels are for.
 
     Raises
     ------
     InputError
         If a path is missing, or a file can not be read.
     """
-    how = Reading(axes, is_label, level, lossy_ok)
+    how = Reading(axes, is_label, level, lossy_ok=threshold is not None)
+    entries = list_entries(paths, is_label=is_label, images=images)
+    return open_entries(entries, how, threshold=threshold, label_name=label_name)
+
+
+def open_entries(
+    entries: Sequence[Entry],
+    how: Reading,
+    *,
+    threshold: int | None = None,
+    label_name: str | None = None,
+    with_labels: bool = True,
+) -> list[Input]:
+    """Open what `list_entries` found; see `open_inputs`. Label images of stores are opened `with_labels` only."""
     found: list[Input] = []
     opened: set[Location] = set()
-    for path in list_images(paths):
-        if path.resolve() not in opened:
-            items = _open(path, how, with_labels=with_labels, label_name=label_name)
-            found += items
-            opened.update(part.resolve() for item in items for part in getattr(item.source, "parts", ()))
+    for entry in entries:
+        if entry.path.resolve() in opened:
+            continue
+        if is_store(entry.path):
+            items = _open_store(entry.path, how, threshold, label_name if with_labels else "")
+        else:
+            items = [_open_file(entry, how, threshold)]
+        found += items
+        opened.update(part.resolve() for item in items for part in getattr(item.source, "parts", ()))
+    if how.is_label:
+        sources = same_white([item.source for item in found])
+        found = [replace(item, source=source) for item, source in zip(found, sources, strict=True)]
     return _told_apart(found)
 
 
-def files_of(paths: Sequence[Location], sources: Iterable[Source]) -> list[Location]:
-    """Return all files and stores that images under some paths are read from, each once."""
-    parts = [part for source in sources for part in getattr(source, "parts", ())]
-    return list(dict.fromkeys([*map(file_of, list_images(paths)), *parts]))
+def join_labels(
+    opened: Sequence[Input],
+    labels: Sequence[Location],
+    how: Reading,
+    *,
+    threshold: int | None = None,
+    label_name: str | None = None,
+) -> tuple[list[Input], list[str]]:
+    """Give images the labels that some paths mean, or keep those that their stores or folders bring along.
+
+    Parameters
+    ----------
+    opened
+        The images.
+    labels
+        Files, folders or stores; paired by name, else by the numbers in the names. Of the Cell Tracking Challenge
+        frames without truth are left out.
+    how
+        How the images were read.
+    threshold, label_name
+        See `open_inputs`.
+
+    Returns
+    -------
+    list of Input
+        In the order of the images.
+    list of str
+        What was left out, in plain words.
+
+    Raises
+    ------
+    InputError
+        If an image has no labels, or labels have no image.
+    """
+    notes = [note for item in opened for note in item.notes]
+    if not labels:
+        return _with_own_labels(opened, label_name), notes
+    names = [item.name for item in opened]
+    axes = how.axes.replace("c", "") if how.axes else None
+    truths = open_inputs(
+        labels, axes=axes, is_label=True, level=how.level, threshold=threshold, label_name=label_name, images=names
+    )
+    _require_label_name(truths, label_name)
+    truth_names = [truth.name for truth in truths]
+    found = pair(names, truth_names, allow_extra_a=is_sparse(truth_names))
+    joined = [
+        replace(opened[i], labels=_own_labels(truths[j]) or truths[j].source, truth_path=truths[j].path)
+        for i, j in found.pairs
+    ]
+    return joined, [*notes, *found.notes, *(note for truth in truths for note in truth.notes)]
+
+
+def _with_own_labels(opened: Sequence[Input], label_name: str | None) -> list[Input]:
+    _require_label_name(opened, label_name)
+    joined = [replace(item, labels=_own_labels(item)) for item in opened]
+    without = [item.name for item in joined if item.labels is None]
+    if 0 < len(without) < len(joined):
+        raise InputError(
+            f"{len(without)} images have no labels, but others do: {listed(without)}",
+            fix="leave them out, or add what is missing",
+        )
+    return joined
+
+
+def _require_label_name(items: Sequence[Input], label_name: str | None) -> None:
+    if label_name and not any(item.label_names for item in items):
+        raise ConfigError(f"--label-name {label_name}: no OME-Zarr store with label images was given")
+
+
+def _own_labels(item: Input) -> Source | None:
+    """Return the labels that a store or folder brings along; refuse to choose among several."""
+    if item.labels is None and item.label_names:
+        raise InputError(
+            f"{item.source.name}: there are several label images beside it: {', '.join(item.label_names)}; can not "
+            "tell which is the truth",
+            fix=f"--label-name {item.label_names[0]}, for example",
+        )
+    return item.labels
 
 
 def _told_apart(items: list[Input]) -> list[Input]:
@@ -105,28 +214,55 @@ def _told_apart(items: list[Input]) -> list[Input]:
     ]
 
 
-def _open(path: Location, how: Reading, *, with_labels: bool, label_name: str | None) -> list[Input]:
-    if not is_store(path):
-        source = open_file(path, **asdict(how))
-        return [Input(stem(_name_of(source)), source, None, {})]
+# ------------------------------------------------------------------------------------------- files
+
+
+def _open_file(entry: Entry, how: Reading, threshold: int | None) -> Input:
+    is_frame = entry.sequence and not how.is_label
+    source = _open_labels(entry.path, how, threshold) if how.is_label else open_file(entry.path, **asdict(how))
+    if is_frame and isinstance(source, FileSource) and source.pages_unnamed and len(source.order) == 3:
+        source = open_file(entry.path, **asdict(replace(how, axes="zyx")))  # by the rules of the challenge
+    axes = how.axes.replace("c", "") if how.axes else None
+    labels = _open_labels(entry.truth, replace(how, axes=axes), threshold) if entry.truth else None
+    return Input(_name_of(entry, source), source, labels, {}, entry.path, entry.truth, entry.notes)
+
+
+def _open_labels(path: Location, how: Reading, threshold: int | None) -> Source:
+    if path.is_dir():
+        return open_objects(require_local(path))
+    how = replace(how, is_label=True, lossy_ok=threshold is not None)
+    return one_channel(open_file(path, **asdict(how)), threshold=threshold)
+
+
+def _name_of(entry: Entry, source: Source) -> str:
+    """Return what an image is called: of an HDF5 dataset its file, of a set of files the one that describes it."""
+    described = [part for part in getattr(source, "parts", ()) if part.suffix.lower() == ".ome"]
+    if described:
+        return stem(described[0].name)
+    return entry.name if entry.path.exists() else stem(file_of(entry.path).name)
+
+
+# ------------------------------------------------------------------------------------------- stores
+
+
+def _open_store(path: Location, how: Reading, threshold: int | None, label_name: str | None) -> list[Input]:
+    """Open the images of a store; an empty `label_name` leaves out their label images."""
     store = open_store(path, axes=how.axes, is_label=how.is_label)
     found = []
     for image in store.images:
         pixels = _noting_chunks(image.at(how.level))
-        labels, names, notes = _labels(image, how.level, label_name) if with_labels else (None, (), ())
-        pixels = replace(pixels, notes=(*pixels.notes, *notes))
-        found.append(Input(image.name, pixels, labels, dict(store.attributes), names))
+        labels, names, notes = _labels(image, pixels, label_name) if label_name != "" else (None, (), ())
+        source: Source = replace(pixels, notes=(*pixels.notes, *notes))
+        if labels is not None:
+            labels = one_channel(labels, threshold=threshold)
+        elif how.is_label:
+            source = one_channel(source, threshold=threshold)
+        found.append(Input(image.name, source, labels, dict(store.attributes), path, label_names=names))
     return found
 
 
-def _name_of(source: FileSource) -> str:
-    """Return what an image is called: the file of an HDF5 dataset, or the one that describes a set of files."""
-    described = [part for part in source.parts if part.suffix.lower() == ".ome"]
-    return described[0].name if described else file_of(source.path).name
-
-
-def _labels(image: Image, level: int, name: str | None) -> tuple[Level | None, tuple[str, ...], tuple[str, ...]]:
-    """Return the label image of a name, the names to choose from, and notes.
+def _labels(image: Image, pixels: Level, name: str | None) -> tuple[Source | None, tuple[str, ...], tuple[str, ...]]:
+    """Return the label image of a name at the level that fits, the names to choose from, and notes.
 
     By default it is the truth, or the only one there is, unless nothing is stored of it.
     """
@@ -134,7 +270,8 @@ def _labels(image: Image, level: int, name: str | None) -> tuple[Level | None, t
     chosen = name or (names[0] if len(names) == 1 else TRUTH)
     if name is None and chosen not in names:
         return None, names, ()
-    labels = image.label_image(chosen).at(level)
+    label = image.label_image(chosen)
+    labels = next((level for level in label.levels if level.shape[2:] == pixels.shape[2:]), label.level)
     if name is None and _is_hollow(labels):
         return None, (), (f"{labels.path}: no chunk is stored: these labels are left out",)
     return labels, names, ()

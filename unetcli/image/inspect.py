@@ -7,6 +7,8 @@ from numpy.typing import ArrayLike
 
 MIXTURES = 8
 """So many different values at least are taken as mixtures of two others; fewer may be classes."""
+RARE = 100
+"""Fewer are mixtures too, where each is so many times rarer than the values it lies between."""
 GAP = 32
 """Mixtures lie between values at least so far apart, such as 0 and 255; nearer ones may be ids of objects."""
 LARGEST_SHARE = 0.3
@@ -30,7 +32,8 @@ def interpolated(values: ArrayLike, counts: ArrayLike) -> tuple[int, ...]:
     -----
     Interpolation mixes neighbouring values, so a mask of 0 and 255 gets edges of many values between them. It
     is found where two or three values hold at least 70 % of the pixels, and all others (eight or more) lie
-    between them, at most half as frequent as the rarest of them. Object ids do not look so: their largest object is
+    between them, at most half as frequent as the rarest of them; or fewer, each a hundred times rarer: the few
+    antialiased pixels of a drawing. Object ids do not look so: their largest object is
     hardly ever that of the highest id, and twice as large as the next. Mixtures of ids can not be told from ids.
 
     Examples
@@ -45,7 +48,7 @@ def interpolated(values: ArrayLike, counts: ArrayLike) -> tuple[int, ...]:
     for n in (2, 3):
         main, mixed = found[:n], found[n:]
         if (
-            mixed.size >= MIXTURES
+            (mixed.size >= MIXTURES or (mixed.size > 0 and RARE * number[n] <= number[n - 1]))
             and main.max() - main.min() >= GAP
             and main.min() < mixed.min()
             and mixed.max() < main.max()

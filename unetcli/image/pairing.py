@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from unetcli.errors import InputError
 from unetcli.image.ledger import require_complete
@@ -14,6 +15,7 @@ from unetcli.image.location import ZARR_FILES, Location, RemotePath, nothing_at
 
 SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz", ".svs", ".h5", ".hdf5", ".hdf", ".ome"})
 MAX_LISTED = 10
+L = TypeVar("L", bound=Location)
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,10 @@ def is_item(path: Location) -> bool:
     return not path.is_dir() or any((path / name).is_file() for name in ZARR_FILES)
 
 
-def images_in(folder: Location) -> list[Location]:
+def images_in(folder: L) -> list[L]:
     """List the images in a folder in natural order."""
-    found = [p for p in folder.iterdir() if not p.name.startswith(".") and is_image_name(p)]
+    entries: list[L] = list(folder.iterdir())  # type: ignore[arg-type]
+    found = [p for p in entries if not p.name.startswith(".") and is_image_name(p)]
     if not found:
         raise InputError(
             f"{folder}: holds no images; expected TIFF, PNG, JPEG, NumPy, HDF5 or OME-Zarr",
@@ -120,6 +123,7 @@ def pair(
     *,
     a: str = "images",
     b: str = "labels",
+    allow_extra_a: bool = False,
     allow_extra_b: bool = False,
 ) -> Pairs:
     """Find for each name of one list its partner in another.
@@ -133,9 +137,9 @@ def pair(
         File names; folders and extensions do not count.
     a, b
         What they are, for messages.
-    allow_extra_b
-        Whether names of the second list may be left over, with a note (truth of which only a part was
-        predicted).
+    allow_extra_a, allow_extra_b
+        Whether names of a list may be left over, with a note: frames without truth, truth of which only a
+        part was predicted.
 
     Raises
     ------
@@ -147,16 +151,17 @@ def pair(
     >>> pair(["t010.tif", "t009.tif"], ["man_seg009.tif", "man_seg010.tif"]).pairs
     ((0, 1), (1, 0))
     """
-    if len(names_a) == len(names_b) == 1:
+    if len(names_a) == len(names_b) == 1 and not (allow_extra_a and numbers(names_a[0])):
         return Pairs(((0, 0),))
     found = match(names_a, names_b, stem)
     if len(found) < len(names_a):
         found = max(found, match(names_a, names_b, numbers), key=len)
     lonely_a = [n for i, n in enumerate(names_a) if i not in found]
     lonely_b = [n for j, n in enumerate(names_b) if j not in set(found.values())]
-    if lonely_a or (lonely_b and not allow_extra_b):
+    if (lonely_a and not allow_extra_a) or (lonely_b and not allow_extra_b) or not found:
         raise unpaired(lonely_a, lonely_b, a, b)
-    notes = (f"{len(lonely_b)} {b} without {a} left out: {listed(lonely_b)}",) if lonely_b else ()
+    sides = (lonely_a, a, b), (lonely_b, b, a)
+    notes = tuple(f"{len(names)} {x} without {y} left out: {listed(names)}" for names, x, y in sides if names)
     return Pairs(tuple(sorted(found.items())), notes)
 
 

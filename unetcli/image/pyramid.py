@@ -62,6 +62,18 @@ def nearest_2x2(block: Block) -> Block:
     return block[..., ::2, ::2]
 
 
+def mode_2x2(block: Block) -> Block:
+    """Keep the most frequent of 2x2 pixels: for classes, whose outlines become smoother than with `nearest_2x2`.
+
+    Of values that are equally frequent the upper left pixel has one, and it stays: no class, be it large or
+    small, grows at the cost of others.
+    """
+    a, b, c, d = (block[..., i::2, j::2] for i in (0, 1) for j in (0, 1))
+    is_alone = (a != b) & (a != c) & (a != d)
+    mode: Block = np.where(is_alone & ((b == c) | (b == d)), b, np.where(is_alone & (c == d), c, a))
+    return mode
+
+
 def _sum_2x2(block: Block, dtype: DTypeLike) -> Block:
     total: Block = np.add(block[..., ::2, ::2], block[..., ::2, 1::2], dtype=dtype)
     total += block[..., 1::2, ::2]
@@ -153,13 +165,13 @@ def build_pyramids(
     levels
         Group of each image to its level 0, which is complete.
     reduce_2x2
-        `mean_2x2` or `nearest_2x2`.
+        `mean_2x2`, `nearest_2x2` or `mode_2x2`.
     above
         The coarsest level that is complete: 1 after `TwoLevels` was written.
     """
     depth = max((len(level_shapes(level.shape)) for level in levels.values()), default=1)
     current = dict(levels)
-    is_label = reduce_2x2 is nearest_2x2
+    is_label = reduce_2x2 is not mean_2x2
     for k in range(1, depth):
         works: list[Work] = []
         for group, finer in list(current.items()):

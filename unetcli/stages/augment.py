@@ -102,7 +102,8 @@ def run(
         map_tiles(lambda _, *blocks: blocks, works, store.ledger, read=_read, workers=workers, progress=progress)
         write(out / "parameters.csv", _parameters(names, samples))
         metadata = [_metadata(dataset, *parts) for parts in zip(groups, names, samples, strict=True)]
-        store.finish(metadata, {"data": {**dataset.store.attributes["data"], "ndim": ndim, "validation": {}}})
+        described = {**dataset.store.attributes["data"], "ndim": ndim, "validation": {}, "class_pixels": None}
+        store.finish(metadata, {"data": described})
     if preview is not None:
         mean, std = dataset.normalization()
         draw_sheet([_preview(k, sample, mean, std) for k, sample in enumerate(samples[:PREVIEWS])], preview)

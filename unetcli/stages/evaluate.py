@@ -8,7 +8,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from unetcli import __version__
 from unetcli.atomic import write_atomically
-from unetcli.config import EvaluateConfig
+from unetcli.config import EvaluateConfig, LabelConfig
 from unetcli.errors import BelowBoundError, ConfigError, InputError, is_disk_full
 from unetcli.image.axes import describe_shape
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.inputs import Input, open_inputs
+from unetcli.image.layouts import is_sparse
 from unetcli.image.ledger import check_fingerprint
 from unetcli.image.location import Location
 from unetcli.image.new_store import check_apart
@@ -29,6 +30,7 @@ from unetcli.image.pairing import pair
 from unetcli.image.source import Source
 from unetcli.image.streaming import Progress, silent
 from unetcli.image.tiling import Box
+from unetcli.image.truth import show_truth
 from unetcli.metrics.scores import SCORES, score_curves, score_image
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, to_probabilities
 from unetcli.report.html import Case, Report, ScoreColumn, extremes, write_report
@@ -37,6 +39,7 @@ from unetcli.report.pictures import draw_labels, overlay, to_gray, to_png_data_u
 Block = NDArray[Any]
 Scores = dict[str, float | None]
 SCHEMA = 1
+LABEL_SETTINGS = {field.name for field in fields(LabelConfig)}
 LABELS = {
     "iou": "IoU", "dice": "Dice", "pixel_error": "Pixel error", "max_pixel_fscore": "Best pixel F-score",
     "warping_error": "Warping error", "min_warping_error": "Least warping error", "rand_error": "Rand error",
@@ -90,10 +93,11 @@ def run(
     names = _metric_names(config)
     bounds = _parse_bounds(config.fail_under, names)
     check_apart(out, [prediction, truth])
-    pairs, notes = _pair_up(prediction, truth, images)
+    pairs, notes = _pair_up(prediction, truth, images, config)
     settings = {
         "metrics": names,
         "prediction_kind": config.prediction_kind,
+        **{k: v for k, v in asdict(config).items() if k in LABEL_SETTINGS and v is not None},
         "inputs": {"prediction": fingerprint(prediction), "truth": fingerprint(truth)},
     }
     _check_out(out, settings, overwrite=overwrite)
@@ -145,26 +149,33 @@ class Result:
 # ------------------------------------------------------------------------------------------- inputs
 
 
-def _pair_up(prediction: Location, truth: Location, images: Location | None) -> tuple[list[Pair], list[str]]:
+def _pair_up(
+    prediction: Location, truth: Location, images: Location | None, config: EvaluateConfig
+) -> tuple[list[Pair], list[str]]:
     predictions = open_inputs([prediction])
-    truths = open_inputs([truth])
+    names = [i.name for i in predictions]
+    truths = open_inputs([truth], is_label=True, threshold=config.label_threshold, images=names)
     found = pair(
-        [i.name for i in predictions],
+        names,
         [i.name for i in truths],
         a="predictions",
         b="truth",
+        allow_extra_a=is_sparse([i.name for i in truths]),
         allow_extra_b=True,
     )
+    notes = [*found.notes, *(note for i in truths for note in i.notes), *_notes(predictions[0])]
     pictures = {i: truths[j].source for i, j in found.pairs if truths[j].labels is not None}
     if images is not None:
         shown = open_inputs([images])
-        names = [i.name for i in predictions], [i.name for i in shown]
-        pictures = {i: shown[j].source for i, j in pair(*names, a="predictions", b="images", allow_extra_b=True).pairs}
+        those = [names[i] for i, _ in found.pairs], [i.name for i in shown]
+        found_pictures = pair(*those, a="predictions", b="images", allow_extra_b=True).pairs
+        pictures = {found.pairs[i][0]: shown[j].source for i, j in found_pictures}
     pairs = [
-        _check(Pair(predictions[i].name, predictions[i], truths[j].labels or truths[j].source, pictures.get(i)))
+        _check(Pair(names[i], predictions[i], truths[j].labels or truths[j].source, pictures.get(i)))
         for i, j in found.pairs
     ]
-    return pairs, [*found.notes, *_notes(predictions[0])]
+    meant = show_truth([p.truth for p in pairs], notes, is_cut=config.label_threshold is not None, **config.meaning())
+    return [replace(p, truth=source) for p, source in zip(pairs, meant, strict=True)], notes
 
 
 def _notes(prediction: Input) -> list[str]:

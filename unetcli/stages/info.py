@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from unetcli.errors import FaultsError, InputError, first_line
 from unetcli.image.axes import Channel, describe_shape
 from unetcli.image.check import Findings, Subject, check_pixels
+from unetcli.image.dataset import shares_text
 from unetcli.image.faults import differences, store_faults
 from unetcli.image.inputs import open_inputs
 from unetcli.image.ledger import require_complete
@@ -205,6 +206,8 @@ def _recorded(attributes: Mapping[str, Any]) -> dict[str, Any]:
     data = attributes.get("data", {})
     if data:
         described["classes"] = f"{data['label_kind']}: {', '.join(data['classes'])}" if data["label_kind"] else "none"
+        if data.get("class_pixels"):
+            described["shares"] = shares_text(data["classes"], data["class_pixels"])
         described["gray_values"] = [f"{s['min']:g} to {s['max']:g}, mean {s['mean']:.4g}" for s in data["statistics"]]
         described["validation"] = _few(list(data["validation"])) or "none"
     if "prediction" in attributes:

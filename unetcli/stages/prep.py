@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from unetcli.config import PrepConfig
 from unetcli.errors import ConfigError, InputError
 from unetcli.image.axes import Axes, default_channels, describe_shape, parse_pixel_size
-from unetcli.image.dataset import TRUTH, parse_split
-from unetcli.image.inputs import Input, files_of, open_inputs
+from unetcli.image.dataset import TRUTH, parse_split, shares_text
+from unetcli.image.inputs import Input, join_labels, open_entries
+from unetcli.image.layouts import list_entries
 from unetcli.image.location import Location
 from unetcli.image.new_store import Layout, NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
-from unetcli.image.pairing import list_images, pair
-from unetcli.image.pyramid import build_pyramids, create_two_levels, level_shapes, mean_2x2, nearest_2x2
-from unetcli.image.source import Source
+from unetcli.image.pyramid import build_pyramids, create_two_levels, level_shapes, mean_2x2, mode_2x2, nearest_2x2
+from unetcli.image.source import Reading, Source
 from unetcli.image.statistics import check_finite, statistics, tally_channels
 from unetcli.image.store import Level
 from unetcli.image.streaming import Progress, Work, map_and_reduce_tiles, map_tiles, silent, work_on
 from unetcli.image.tiling import Tile, TileGrid
-from unetcli.image.truth import LabelMap, make_label_map
+from unetcli.image.truth import LabelMap, make_label_map, overlap_notes, swap_notes
 
 Block = NDArray[Any]
 RESERVED = {"ome", "labels", "zarr.json"}
@@ -83,12 +83,15 @@ def run(
     InputError
         If a file can not be read, or images and labels do not fit.
     """
-    found = list_images(images)
-    images = [path for path in found if path in images or path.resolve() != out.resolve()]  # -o among the files
-    items = _check(_open_items(images, labels, config))
-    notes = list(dict.fromkeys(note for item in items for note in _notes(item)))
-    truths = [item.truth for item in items if item.truth is not None]
-    label_map = make_label_map(truths, notes, kind=config.label_kind, classes=config.classes)
+    entries = list_entries(images, find_truth=not labels)
+    entries = [e for e in entries if e.path in images or e.path.resolve() != out.resolve()]  # -o among the files
+    how = Reading(config.axes)
+    meant: dict[str, Any] = {"threshold": config.label_threshold, "label_name": config.label_name}
+    opened = open_entries(entries, how, **meant, with_labels=not labels)
+    used, notes = join_labels(opened, labels, how, **meant)
+    items = _check(_items(used, config))
+    notes = list(dict.fromkeys([*notes, *(note for item in items for note in _notes(item))]))
+    label_map = _label_map(items, config, notes)
     ndim = _ndim(items, config, label_map, notes)
     validation = parse_split(config.split, {i.name: i.image.shape[0] * i.image.shape[2] for i in items})
     summary = _summary(out, items, label_map, validation, notes)
@@ -98,12 +101,16 @@ def run(
         out,
         stage="prep",
         settings={**asdict(config), "names": [item.name for item in items]},
-        inputs={"images": files_of(images, [i.image for i in items]), "labels": files_of(labels, truths)},
+        inputs={
+            "images": list(dict.fromkeys(file for i in used for file in i.files)),
+            "labels": list(dict.fromkeys(i.truth_path for i in used if i.truth_path)),
+        },
         overwrite=overwrite,
         zarr_format=2 if config.ngff == "0.4" else 3,
     )
     if not store.complete:
-        stats = _convert(store, items, label_map, workers, progress)
+        reduce_2x2 = mode_2x2 if config.label_pyramid == "mode" else nearest_2x2
+        stats = _convert(store, items, label_map, reduce_2x2, workers, progress)
         _finish(store, items, label_map, stats, {"ndim": ndim, "validation": validation})
     return {**summary, "already_done": store.complete}
 
@@ -111,35 +118,26 @@ def run(
 # ------------------------------------------------------------------------------------------- reading
 
 
-def _open_items(images: Sequence[Location], labels: Sequence[Location], config: PrepConfig) -> list[Item]:
-    opened = open_inputs(images, axes=config.axes, with_labels=not labels, label_name=config.label_name)
+def _items(opened: list[Input], config: PrepConfig) -> list[Item]:
     names = _group_names([i.name for i in opened])
-    items = [Item(name, i.source, _labels_of(i), i.source.axes) for name, i in zip(names, opened, strict=True)]
+    items = [Item(name, i.source, i.labels, i.source.axes) for name, i in zip(names, opened, strict=True)]
     if config.pixel_size:
         items = [replace(item, axes=_with_pixel_size(item.axes, config.pixel_size)) for item in items]
-    if labels:
-        label_axes = config.axes.replace("c", "") if config.axes else None
-        truths = open_inputs(labels, axes=label_axes, is_label=True, label_name=config.label_name)
-        found = pair([i.name for i in opened], [t.name for t in truths])
-        items = [replace(items[i], truth=_labels_of(truths[j]) or truths[j].source) for i, j in sorted(found.pairs)]
-        opened = truths
-    if config.label_name and not any(i.label_names for i in opened):
-        raise ConfigError(f"--label-name {config.label_name}: no OME-Zarr store with label images was given")
-    without = [item.name for item in items if item.truth is None]
-    if without and len(without) < len(items):
-        raise InputError(f"{without[0]}: has no labels, but other images do")
     return items
 
 
-def _labels_of(item: Input) -> Source | None:
-    """Return the labels that a store brings along; refuse to choose among several."""
-    if item.labels is None and item.label_names:
-        raise InputError(
-            f"{item.source.name}: there are several label images beside it: {', '.join(item.label_names)}; can not "
-            "tell which is the truth",
-            fix=f"--label-name {item.label_names[0]}, for example",
+def _label_map(items: list[Item], config: PrepConfig, notes: list[str]) -> LabelMap | None:
+    """Find out what label values mean; say what looks wrong."""
+    truths = [item.truth for item in items if item.truth is not None]
+    if truths:
+        notes += [*swap_notes(items[0].image, truths[0]), *overlap_notes(truths)]
+    label_map = make_label_map(truths, notes, **config.meaning())
+    if label_map and label_map.kind == "instances" and config.label_pyramid == "mode":
+        raise ConfigError(
+            "--label-pyramid mode: labels are ids of objects, of which it removes small ones; expected classes",
+            fix="--label-pyramid nearest",
         )
-    return item.labels
+    return label_map
 
 
 def _with_pixel_size(axes: Axes, text: str) -> Axes:
@@ -220,7 +218,12 @@ def _ndim(items: list[Item], config: PrepConfig, label_map: LabelMap | None, not
 
 
 def _convert(
-    store: NewStore, items: list[Item], label_map: LabelMap | None, workers: int | None, progress: Progress
+    store: NewStore,
+    items: list[Item],
+    label_map: LabelMap | None,
+    reduce_labels: Callable[[Block], Block],
+    workers: int | None,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """Write level 0 of all images and labels, their pyramids, and measure the gray values."""
     groups = collection_groups(item.name for item in items)
@@ -240,13 +243,13 @@ def _convert(
             assert item.truth is not None
             place = f"{group}/labels/{TRUTH}".strip("/")
             axes, shape, dtype = item.axes.without_channels(), item.truth.shape, label_map.dtype
-            target = create_two_levels(store, place, axes, shape, dtype, nearest_2x2, is_label=True)
+            target = create_two_levels(store, place, axes, shape, dtype, reduce_labels, is_label=True)
             truths[place] = target.finer
             works += work_on(f"{place}/0", target.grid, [item.truth], [target])
         map_tiles(label_map, works, store.ledger, workers=workers, progress=progress)
     build = partial(build_pyramids, store, above=1, workers=workers, progress=progress)
     build(images, mean_2x2)
-    build(truths, nearest_2x2)
+    build(truths, reduce_labels)
     return stats
 
 
@@ -290,6 +293,7 @@ def _finish(
         "classes": label_map.names if label_map else (),
         "class_values": label_map.values if label_map else (),
         "class_indices": label_map.indices if label_map else (),
+        "class_pixels": label_map.pixels if label_map else None,
         "statistics": stats,
     }
     store.finish(metadata, {"data": described})
@@ -310,6 +314,7 @@ def _summary(
         "dtype": str(first.dtype),
         "axes": items[0].axes.describe(),
         "labels": f"{label_map.kind} ({', '.join(label_map.names)})" if label_map else "none",
+        "shares": shares_text(label_map.names, label_map.pixels) if label_map else "none",
         "validation": ", ".join(n if p is None else f"{n} planes {list(p)}" for n, p in validation.items()) or "none",
         "notes": notes,
     }
