@@ -541,3 +541,19 @@ def test_tifffile_is_quiet(tmp_path, caplog):
     with pytest.raises(InputError):
         open_file(tmp_path / "a.tif")
     assert not caplog.records
+
+
+def test_a_numpy_header_that_lies(tmp_path):
+    np.save(tmp_path / "a.npy", pixels(8, 9))
+    data = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(data.replace(b"(8, 9), }      ", b"(8000000, 9), }"))
+    with pytest.raises(InputError, match=r"a\.npy: is 200 bytes long; expected 72000128"):
+        open_file(tmp_path / "a.npy")
+
+
+def test_an_archive_that_unpacks_to_more_than_memory(tmp_path):
+    header = b"\x93NUMPY\x01\x00\x76\x00{'descr': '|u1', 'fortran_order': False, 'shape': (100000, 100000), }"
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", header.ljust(127) + b"\n" + bytes(10**6))
+    with pytest.raises(InputError, match=r"takes 9\.3 GiB once decoded"):
+        open_file(tmp_path / "a.npz")
