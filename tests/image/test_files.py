@@ -15,7 +15,6 @@ from PIL import Image
 
 from unetcli.errors import InputError
 from unetcli.image.axes import AXES
-from unetcli.image.cache import DecodedCache
 from unetcli.image.files import open_file
 from unetcli.image.segments import PagedReader
 from unetcli.image.tiling import Box, TileGrid
@@ -236,18 +235,6 @@ def test_only_touched_tiles_are_decoded(tmp_path, monkeypatch):
     )
     source.read(Box((0, 0, 0, 64, 100), (1, 1, 1, 128, 130)))
     assert decoded == [5, 6]
-
-
-def test_cache_stays_within_its_budget():
-    cache = DecodedCache(budget=1000)
-    for i in range(50):
-        kept = cache.get((0, i), lambda i=i: np.full(300, i, "u1"))
-        assert kept[0] == i
-        assert cache.n_bytes <= 1000
-    assert cache.n_bytes == 900
-    assert cache.get((0, 49), lambda: pytest.fail("was dropped"))[0] == 49
-    cache.get((1, 0), lambda: np.zeros(2000, "u1"))
-    assert cache.n_bytes == 900
 
 
 def test_threads_share_a_source(tmp_path):
