@@ -15,7 +15,6 @@ from PIL import Image
 
 from unetcli.errors import InputError
 from unetcli.image.axes import AXES
-from unetcli.image.cache import DecodedCache
 from unetcli.image.files import open_file
 from unetcli.image.segments import PagedReader
 from unetcli.image.tiling import Box, TileGrid
@@ -236,18 +235,6 @@ def test_only_touched_tiles_are_decoded(tmp_path, monkeypatch):
     )
     source.read(Box((0, 0, 0, 64, 100), (1, 1, 1, 128, 130)))
     assert decoded == [5, 6]
-
-
-def test_cache_stays_within_its_budget():
-    cache = DecodedCache(budget=1000)
-    for i in range(50):
-        kept = cache.get((0, i), lambda i=i: np.full(300, i, "u1"))
-        assert kept[0] == i
-        assert cache.n_bytes <= 1000
-    assert cache.n_bytes == 900
-    assert cache.get((0, 49), lambda: pytest.fail("was dropped"))[0] == 49
-    cache.get((1, 0), lambda: np.zeros(2000, "u1"))
-    assert cache.n_bytes == 900
 
 
 def test_threads_share_a_source(tmp_path):
@@ -541,3 +528,19 @@ def test_tifffile_is_quiet(tmp_path, caplog):
     with pytest.raises(InputError):
         open_file(tmp_path / "a.tif")
     assert not caplog.records
+
+
+def test_a_numpy_header_that_lies(tmp_path):
+    np.save(tmp_path / "a.npy", pixels(8, 9))
+    data = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(data.replace(b"(8, 9), }      ", b"(8000000, 9), }"))
+    with pytest.raises(InputError, match=r"a\.npy: is 200 bytes long; expected 72000128"):
+        open_file(tmp_path / "a.npy")
+
+
+def test_an_archive_that_unpacks_to_more_than_memory(tmp_path):
+    header = b"\x93NUMPY\x01\x00\x76\x00{'descr': '|u1', 'fortran_order': False, 'shape': (100000, 100000), }"
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", header.ljust(127) + b"\n" + bytes(10**6))
+    with pytest.raises(InputError, match=r"takes 9\.3 GiB once decoded"):
+        open_file(tmp_path / "a.npz")

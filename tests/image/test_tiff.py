@@ -466,3 +466,22 @@ def test_a_tiff_header_that_lies(tmp_path, values, message):
     with pytest.raises(InputError, match=message) as caught:
         open_file(lying(tmp_path, **values))
     assert caught.value.fix
+
+
+def test_a_page_list_that_runs_in_a_circle(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for page in pixels(3, 20, 30):
+            writer.write(page, contiguous=False, metadata=None)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tif:
+        first, last = tif.pages[0].offset, tif.pages[2]
+        end = last.offset + 2 + 12 * len(last.tags)
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    data[end : end + 4] = first.to_bytes(4, "little")
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(InputError, match="the list of pages runs in a circle"):
+        open_file(tmp_path / "a.tif")
+
+
+def test_a_compression_that_nothing_decodes(tmp_path):
+    with pytest.raises(InputError, match=r"is compressed as JBIG \(34661\), which can not be decoded"):
+        open_file(lying(tmp_path, Compression=34661))

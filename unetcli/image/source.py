@@ -348,11 +348,11 @@ def check_not_empty(path: Location, shape: tuple[int, ...]) -> None:
         raise InputError(f"{path}: has no pixels (shape {sizes_text(shape) or 'none'}); expected an image")
 
 
-def unnamed_pages_note() -> str:
-    """Return the note for pages without an axis name."""
-    return (
-        "pages have no axis names: taken as z planes (--axes tyx to take them as time points, --axes cyx as channels)"
-    )
+def unnamed_pages_note(order: str = "zyx") -> str:
+    """Return the note for pages without an axis name, which were taken as ``z``."""
+    as_channels = "" if "c" in order else f", --axes {order.replace('z', 'c')} as channels"
+    as_times = f"--axes {order.replace('z', 't')} to take them as time points"
+    return f"pages have no axis names: taken as z planes ({as_times}{as_channels})"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tifffile import TIFF, TiffFile, TiffPage, TiffPageSeries
+from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 from unetcli.errors import InputError
 from unetcli.image.cache import LARGEST_BAND, SHARED
@@ -116,11 +116,12 @@ def open_image(path: Path, tif: TiffFile, how: Reading, parts: tuple[Path, ...] 
     if white_zero and not how.is_label:
         read_region = inverting(read_region, page.bitspersample)
     n_channels, alpha = shown_channels(page, order, file_shape, is_chosen=how.axes is not None)
+    unnamed_note = unnamed_pages_note(order) if unnamed else ""
     if palette == "rgb":
         read_region = through_palettes(read_region, series, file_shape)
         order, file_shape, dtype = f"{order}c", (*file_shape, 3), np.dtype(np.uint8)
     notes = (
-        (unnamed_pages_note() if unnamed else ""),
+        unnamed_note,
         alpha,
         (WHITE_ZERO_NOTES[how.is_label] if white_zero else ""),
         PALETTE_NOTES.get(palette, ""),
@@ -215,8 +216,6 @@ def storage_notes(page_format: PageFormat, n_sparse: int, n_together: int) -> It
 
 def format_of(page: TiffPage, stored: np.dtype[Any]) -> PageFormat:
     """Describe how a page, and all that are like it, is stored."""
-    if int(page.compression) != 1 and int(page.compression) not in TIFF.DECOMPRESSORS:
-        raise ValueError(f"compression {int(page.compression)} is not known")
     tile = (page.tiledepth, page.tilelength, page.tilewidth)
     segment = tile if page.is_tiled else (1, page.rowsperstrip, page.imagewidth)
     if not all(n > 0 for n in segment):

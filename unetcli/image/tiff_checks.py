@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from tifffile import TiffFile, TiffPage
+from tifffile import TIFF, TiffFile, TiffPage
 
 from unetcli.errors import InputError
 from unetcli.image.ome import ome_pixels
@@ -36,6 +36,10 @@ def check_pages(path: Path, tif: TiffFile) -> None:
         )
     last = tif.pages[n_pages - 1]
     if last.offset > 0 and not (tif.is_ndpi or tif.is_lsm) and (after := next_page(tif, last.offset)):
+        if runs_in_circle(tif, after):
+            raise InputError(
+                f"{path}: the list of pages runs in a circle", fix="the file is damaged: copy or export it again"
+            )
         raise InputError(
             f"{path}: the list of pages breaks off after {n_pages} (the next would be at byte {after} "
             f"of {tif.filehandle.size})",
@@ -49,11 +53,21 @@ def check_pages(path: Path, tif: TiffFile) -> None:
         )
 
 
+def runs_in_circle(tif: TiffFile, offset: int) -> bool:
+    """Tell whether a list of pages comes back to a page that was there before."""
+    seen = {tif.pages[0].offset}
+    while 0 < offset < tif.filehandle.size and offset not in seen:
+        seen.add(offset)
+        offset = next_page(tif, offset)
+    return offset in seen
+
+
 def next_page(tif: TiffFile, offset: int) -> int:
     """Return where the page after the one at an offset should be; 0 after the last one."""
     layout, file = tif.tiff, tif.filehandle
     file.seek(offset)
-    n_tags = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))[0]
+    data = file.read(layout.tagnosize)
+    n_tags = struct.unpack(layout.tagnoformat, data)[0] if len(data) == layout.tagnosize else 0
     file.seek(offset + layout.tagnosize + n_tags * layout.tagsize)
     data = file.read(layout.offsetsize)
     return int(struct.unpack(layout.offsetformat, data)[0]) if len(data) == layout.offsetsize else 0
@@ -83,7 +97,13 @@ def check_colours(path: Path, page: TiffPage) -> None:
 
 
 def check_compression(path: Path, page: TiffPage, how: Reading) -> None:
-    """Refuse labels whose compression changes pixels."""
+    """Refuse a compression that nothing here decodes, and labels whose compression changes pixels."""
+    if int(page.compression) != 1 and int(page.compression) not in TIFF.DECOMPRESSORS:
+        name = getattr(page.compression, "name", "unknown")
+        raise InputError(
+            f"{path}: is compressed as {name} ({int(page.compression)}), which can not be decoded",
+            fix="export it again with LZW, deflate or no compression",
+        )
     if codec := LOSSY.get(int(page.compression)):
         check_lossless(path, how, codec)
 
