@@ -42,6 +42,8 @@ class Dataset:
         Mean, std, range and percentiles of each channel.
     validation
         Image to its planes (of t and z, counted together) that are kept for validation; ``None`` = all.
+    channels
+        Name of each channel.
     """
 
     store: Store
@@ -50,6 +52,7 @@ class Dataset:
     classes: tuple[str, ...]
     statistics: tuple[Mapping[str, Any], ...]
     validation: Mapping[str, Sequence[int] | None]
+    channels: tuple[str, ...] = ()
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -105,6 +108,7 @@ def open_dataset(path: Path) -> Dataset:
         tuple(data["classes"]),
         tuple(data["statistics"]),
         data["validation"],
+        tuple(data.get("channels", ())),
     )
 
 

@@ -38,7 +38,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 EXPECTED = "expected TIFF, PNG, JPEG, NumPy or OME-Zarr"
 
 
-def open_file(path: Path, *, axes: str | None = None, is_label: bool = False) -> FileSource:
+def open_file(path: Path, *, axes: str | None = None, level: int = 0, is_label: bool = False) -> FileSource:
     """Open an image file; its kind is told from its first bytes, never from its name.
 
     Parameters
@@ -47,6 +47,8 @@ def open_file(path: Path, *, axes: str | None = None, is_label: bool = False) ->
         A TIFF, PNG, JPEG, NPY or NPZ file.
     axes
         Its own order of axes, slowest first (``zyx``, ``yxc``), instead of what the file says.
+    level
+        Which level of its pyramid to read.
     is_label
         Whether it holds labels: integers or booleans, which are taken as they are stored.
 
@@ -61,6 +63,8 @@ def open_file(path: Path, *, axes: str | None = None, is_label: bool = False) ->
         If the file is missing, damaged, of another kind, or can not be used.
     """
     head = first_bytes(path)
+    if level:
+        raise InputError(f"{path}: has level 0 only; not {level}", fix="--level 0")
     for magic, opener in OPENERS.items():
         if head.startswith(magic):
             return opener(path, axes=axes, is_label=is_label)

@@ -13,7 +13,8 @@ from unetcli.image.dataset import TRUTH
 from unetcli.image.files import open_file
 from unetcli.image.pairing import list_images, stem
 from unetcli.image.source import Source, check_order
-from unetcli.image.store import Level, is_store, open_store
+from unetcli.image.store import Image, Level, is_store, open_store
+from unetcli.image.tiling import Shape
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,24 @@ class Input:
         The label image beside it in its store: the truth, or the only one there is.
     attributes
         What `unetcli` wrote down about the store; empty for a file.
+    image
+        The image of a store with all of its levels.
     """
 
     name: str
     source: Source
     labels: Source | None
     attributes: dict[str, Any]
+    image: Image | None = None
+
+    def at_shape(self, shape: Shape) -> Source:
+        """Return the pixels at the level of a shape (t, c, z, y, x); as they were opened, if none has it."""
+        return self.source if self.image is None or self.source.shape == shape else self.image.at_shape(shape)
 
 
-def open_inputs(paths: Sequence[Path], *, axes: str | None = None, is_label: bool = False) -> list[Input]:
+def open_inputs(
+    paths: Sequence[Path], *, axes: str | None = None, level: int = 0, is_label: bool = False
+) -> list[Input]:
     """Open all images under some paths, in natural order.
 
     Parameters
@@ -47,6 +57,8 @@ def open_inputs(paths: Sequence[Path], *, axes: str | None = None, is_label: boo
         Files, folders of files, or OME-Zarr stores of one or many images.
     axes
         Axes of the files, slowest first, where they do not name them.
+    level
+        Level to read of images with a pyramid. Labels in a store are read at the level that fits.
     is_label
         Refuse what can not be labels.
 
@@ -55,18 +67,19 @@ def open_inputs(paths: Sequence[Path], *, axes: str | None = None, is_label: boo
     InputError
         If a path is missing, or a file can not be read.
     """
-    return [item for path in list_images(paths) for item in _open(path, axes, is_label=is_label)]
+    return [item for path in list_images(paths) for item in _open(path, axes, level, is_label=is_label)]
 
 
-def _open(path: Path, axes: str | None, *, is_label: bool) -> list[Input]:
+def _open(path: Path, axes: str | None, number: int, *, is_label: bool) -> list[Input]:
     if not is_store(path):
-        return [Input(stem(path.name), open_file(path, axes=axes, is_label=is_label), None, {})]
+        return [Input(stem(path.name), open_file(path, axes=axes, level=number, is_label=is_label), None, {})]
     store = open_store(path)
     found = []
     for image in store.images:
-        level = image.level if axes is None else _renamed(image.level, axes)
+        level = image.at(number) if axes is None else _renamed(image.at(number), axes)
         names = [n for n in image.label_names if n == TRUTH or len(image.label_names) == 1]
-        found.append(Input(image.name, level, image.labels(names[0]) if names else None, dict(store.attributes)))
+        labels = image.labels(names[0], like=level.shape) if names else None
+        found.append(Input(image.name, level, labels, dict(store.attributes), image))
     return found
 
 

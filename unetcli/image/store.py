@@ -18,7 +18,7 @@ import functools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +171,27 @@ class Image:
         """The image at full resolution."""
         return Level(self.path / self.level_paths[0], self.axes, dense=self.dense, channels=self.channels)
 
-    def labels(self, name: str) -> Level:
-        """Return a label image at full resolution.
+    def at(self, level: int) -> Level:
+        """Return a level of the pyramid, with its own pixel size.
+
+        Raises
+        ------
+        InputError
+            If there is no such level.
+        """
+        if level == 0:
+            return self.level
+        last = len(self.level_paths) - 1
+        if level > last:
+            raise InputError(f"{self.path}: has levels 0 to {last}; not {level}", fix=f"--level {last}")
+        with _parsing(self.path):
+            attributes = read_attributes(self.path)
+            multiscale = attributes.get("ome", attributes)["multiscales"][0]
+            axes = _axes_of(multiscale, self.path, self.level_paths[level], level)
+        return _checked(replace(self.level, path=self.path / self.level_paths[level], axes=axes))
+
+    def labels(self, name: str, like: Shape | None = None) -> Level:
+        """Return a label image at full resolution, or at the level that is like an image (t, c, z, y, x).
 
         Raises
         ------
@@ -184,7 +203,13 @@ class Image:
                 f"{self.path}: has no labels {name!r} (found: {', '.join(self.label_names) or 'none'})",
                 fix="unetcli prep IMAGE... --labels LABELS... -o data.zarr",
             )
-        return _open_image(self.path / "labels" / name, name, dense=self.dense).level
+        image = _open_image(self.path / "labels" / name, name, dense=self.dense)
+        return image.level if like is None else image.at_shape((like[0], 1, *like[2:]))
+
+    def at_shape(self, shape: Shape) -> Level:
+        """Return the level of a shape (t, c, z, y, x); level 0, if none has it."""
+        levels = (self.at(k) for k in range(len(self.level_paths)))
+        return next((level for level in levels if level.shape == shape), self.level)
 
 
 @dataclass(frozen=True)
@@ -264,12 +289,18 @@ def _open_image(path: Path, name: str, *, dense: bool = False) -> Image:
         levels = tuple(str(dataset["path"]) for dataset in multiscale["datasets"])
         axes = _axes_of(multiscale, path, levels[0])
         image = Image(name, path, axes, levels, _label_names(path), dense)
-    if len(image.level._array.shape) != len(axes.names) or 0 in image.level.shape:
-        raise InputError(f"{path}: axes are ({', '.join(axes.names)}) but its shape is {image.level._array.shape}")
+    _checked(image.level)
     return image
 
 
-def _axes_of(multiscale: Mapping[str, Any], path: Path, level: str) -> Axes:
+def _checked(level: Level) -> Level:
+    shape, names = level._array.shape, level.axes.names
+    if len(shape) != len(names) or 0 in shape:
+        raise InputError(f"{level.path}: axes are ({', '.join(names)}) but its shape is {shape}")
+    return level
+
+
+def _axes_of(multiscale: Mapping[str, Any], path: Path, level: str, number: int = 0) -> Axes:
     declared = multiscale.get("axes")
     if declared is None:  # OME-Zarr 0.1 and 0.2
         declared = list(AXES[-len(Level(path / level, Axes.of("yx"))._array.shape) :])
@@ -278,7 +309,7 @@ def _axes_of(multiscale: Mapping[str, Any], path: Path, level: str) -> Axes:
     if any(len(n) != 1 for n in names):
         raise InputError(f"{path}: axes are ({', '.join(names)}); expected some of (t, c, z, y, x)")
     transforms = [
-        *multiscale["datasets"][0].get("coordinateTransformations", ()),
+        *multiscale["datasets"][number].get("coordinateTransformations", ()),
         *multiscale.get("coordinateTransformations", ()),
     ]
     scale = np.ones(len(names))

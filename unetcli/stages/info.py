@@ -59,6 +59,7 @@ def _describe_store(path: Path) -> dict[str, Any]:
         described["gray_values"] = "; ".join(
             f"{s['min']:g} to {s['max']:g}, mean {s['mean']:.4g}" for s in data["statistics"]
         )
+        described["channels"] = ", ".join(data.get("channels", ())) or "not named"
         described["validation"] = ", ".join(data["validation"]) or "none"
     return described
 
@@ -73,6 +74,7 @@ def _describe_model(path: Path) -> dict[str, Any]:
         "architecture": f"{header.arch} {json.dumps(dict(header.parameters))}",
         "classes": ", ".join(header.classes),
         "channels": header.channels,
+        **({"channel_names": ", ".join(header.channel_names)} if header.channel_names else {}),
         "geometry": f"stride {geometry.stride}, halo {geometry.halo}, inputs {geometry.stride}*k + "
         f"{geometry.smallest % geometry.stride} from {geometry.smallest} on",
         "pixel_size": json.dumps(dict(header.pixel_size)),

@@ -23,11 +23,13 @@ from unetcli.image.new_store import Layout, NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pairing import list_images, pair
 from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, nearest_2x2
+from unetcli.image.resample import factors_to, resampled
+from unetcli.image.selection import check_channel_order, select_channels, select_planes
 from unetcli.image.source import Source
 from unetcli.image.statistics import check_finite, statistics
 from unetcli.image.store import Level
 from unetcli.image.streaming import Progress, Work, map_tiles, silent, work_on
-from unetcli.image.tiling import Tile, TileGrid
+from unetcli.image.tiling import Shape, Tile, TileGrid
 from unetcli.image.truth import LabelMap, make_label_map
 
 Block = NDArray[Any]
@@ -85,7 +87,7 @@ def run(
     """
     found = list_images(images)
     images = [path for path in found if path in images or path.resolve() != out.resolve()]  # -o among the files
-    items = _check(_open_items(images, labels, config))
+    items = [_view(item, config) for item in _check(_open_items(images, labels, config))]
     notes = list(dict.fromkeys(note for item in items for note in _notes(item)))
     truths = [item.truth for item in items if item.truth is not None]
     label_map = make_label_map(truths, notes, kind=config.label_kind, classes=config.classes)
@@ -112,9 +114,10 @@ def run(
 
 
 def _open_items(images: Sequence[Path], labels: Sequence[Path], config: PrepConfig) -> list[Item]:
-    opened = open_inputs(images, axes=config.axes)
+    opened = open_inputs(images, axes=config.axes, level=config.level)
     names = _group_names([i.name for i in opened])
-    items = [Item(name, i.source, i.labels, i.source.axes) for name, i in zip(names, opened, strict=True)]
+    sources = [select_channels(i.source, config.channels, config.channel_names) for i in opened]
+    items = [Item(name, s, i.labels, s.axes) for name, s, i in zip(names, sources, opened, strict=True)]
     if config.pixel_size:
         items = [replace(item, axes=_with_pixel_size(item.axes, config.pixel_size)) for item in items]
     if not labels:
@@ -125,7 +128,28 @@ def _open_items(images: Sequence[Path], labels: Sequence[Path], config: PrepConf
     label_axes = config.axes.replace("c", "") if config.axes else None
     truths = open_inputs(labels, axes=label_axes, is_label=True)
     found = pair([i.name for i in opened], [t.name for t in truths])
-    return [replace(items[i], truth=truths[j].source) for i, j in sorted(found.pairs)]
+    paired = []
+    for i, j in sorted(found.pairs):
+        image, truth = opened[i].source, truths[j].at_shape(_truth_shape(opened[i].source))
+        if getattr(truth, "path", None) == getattr(image, "path", ""):
+            raise InputError(f"{image.name}: is given as image and as its own labels", fix="--labels LABELS")
+        paired.append(replace(items[i], truth=truth))
+    return paired
+
+
+def _truth_shape(image: Source) -> Shape:
+    return (image.shape[0], 1, *image.shape[2:])
+
+
+def _view(item: Item, config: PrepConfig) -> Item:
+    """Keep the planes that are asked for, and give image and labels the pixel size that is asked for."""
+    factors = (1.0, config.downsample, config.downsample)
+    if config.target_pixel_size:
+        factors = factors_to(item.name, item.axes, config.target_pixel_size)
+    image = resampled(select_planes(item.image, config.planes), factors, config.resample)
+    axes = item.axes.scaled(dict(zip("zyx", factors, strict=True)))
+    truth = item.truth and resampled(select_planes(item.truth, config.planes), factors, "nearest")
+    return replace(item, image=image, truth=truth, axes=axes)
 
 
 def _with_pixel_size(axes: Axes, text: str) -> Axes:
@@ -161,9 +185,7 @@ def _check(items: list[Item]) -> list[Item]:
     first = items[0].image
     for item in items:
         image, truth = item.image, item.truth
-        expected = (image.shape[0], 1, *image.shape[2:])
-        if truth is not None and getattr(truth, "path", None) == getattr(image, "path", ""):
-            raise InputError(f"{image.name}: is given as image and as its own labels", fix="--labels LABELS")
+        expected = _truth_shape(image)
         if truth is not None and truth.shape[1] != 1:
             raise InputError(
                 f"{truth.name}: labels have {truth.shape[1]} channels ({describe_shape(truth.shape)}); expected "
@@ -182,6 +204,7 @@ def _check(items: list[Item]) -> list[Item]:
                 f"{first.dtype}, as {first.name}",
                 fix="one data set holds images of one kind: prepare the others apart",
             )
+    check_channel_order([item.image for item in items])
     return items
 
 
@@ -272,6 +295,7 @@ def _finish(
         metadata.append(image)
     described = {
         **data,
+        "channels": [channel.name for channel in channels],
         "label_kind": label_map.kind if label_map else None,
         "classes": label_map.names if label_map else (),
         "class_values": label_map.values if label_map else (),
