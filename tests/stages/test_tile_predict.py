@@ -405,9 +405,9 @@ def test_seams_and_tiles_of_a_level(tmp_path, models, deep):
 
 def test_a_level_that_is_not_there(tmp_path, models):
     data = prepared(tmp_path, cells((40, 30), 0)[0])
-    with pytest.raises(InputError, match=r"has levels 0 to 0; not 3") as error:
+    with pytest.raises(InputError, match=r"image\.zarr: has .*level") as error:
         tile_predict.run(data, tmp_path / "m", PredictConfig(level=3), model=models["same"], device="cpu")
-    assert error.value.fix == "--level 0"
+    assert "--level 0" in error.value.fix
 
 
 @pytest.mark.parametrize(

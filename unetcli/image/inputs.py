@@ -13,8 +13,7 @@ from unetcli.image.dataset import TRUTH
 from unetcli.image.files import open_file
 from unetcli.image.pairing import list_images, stem
 from unetcli.image.source import Source, check_order
-from unetcli.image.store import Image, Level, is_store, open_store
-from unetcli.image.tiling import Shape
+from unetcli.image.store import Level, is_store, open_store
 
 
 @dataclass(frozen=True)
@@ -31,19 +30,12 @@ class Input:
         The label image beside it in its store: the truth, or the only one there is.
     attributes
         What `unetcli` wrote down about the store; empty for a file.
-    image
-        The image of a store with all of its levels.
     """
 
     name: str
     source: Source
     labels: Source | None
     attributes: dict[str, Any]
-    image: Image | None = None
-
-    def at_shape(self, shape: Shape) -> Source:
-        """Return the pixels at the level of a shape (t, c, z, y, x); as they were opened, if none has it."""
-        return self.source if self.image is None or self.source.shape == shape else self.image.at_shape(shape)
 
 
 def open_inputs(
@@ -58,7 +50,7 @@ def open_inputs(
     axes
         Axes of the files, slowest first, where they do not name them.
     level
-        Level to read of images with a pyramid. Labels in a store are read at the level that fits.
+        Level to read of images with a pyramid. Labels beside an image in its store are read at the level that fits.
     is_label
         Refuse what can not be labels.
 
@@ -79,7 +71,7 @@ def _open(path: Path, axes: str | None, number: int, *, is_label: bool) -> list[
         level = image.at(number) if axes is None else _renamed(image.at(number), axes)
         names = [n for n in image.label_names if n == TRUTH or len(image.label_names) == 1]
         labels = image.labels(names[0], like=level.shape) if names else None
-        found.append(Input(image.name, level, labels, dict(store.attributes), image))
+        found.append(Input(image.name, level, labels, dict(store.attributes)))
     return found
 
 

@@ -204,12 +204,8 @@ class Image:
                 fix="unetcli prep IMAGE... --labels LABELS... -o data.zarr",
             )
         image = _open_image(self.path / "labels" / name, name, dense=self.dense)
-        return image.level if like is None else image.at_shape((like[0], 1, *like[2:]))
-
-    def at_shape(self, shape: Shape) -> Level:
-        """Return the level of a shape (t, c, z, y, x); level 0, if none has it."""
-        levels = (self.at(k) for k in range(len(self.level_paths)))
-        return next((level for level in levels if level.shape == shape), self.level)
+        levels = (image.at(k) for k in range(len(image.level_paths) if like else 0))
+        return next((level for level in levels if like and level.shape[2:] == like[2:]), image.level)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from unetcli.image.source import Source
 from unetcli.image.statistics import check_finite, statistics
 from unetcli.image.store import Level
 from unetcli.image.streaming import Progress, Work, map_tiles, silent, work_on
-from unetcli.image.tiling import Shape, Tile, TileGrid
+from unetcli.image.tiling import Tile, TileGrid
 from unetcli.image.truth import LabelMap, make_label_map
 
 Block = NDArray[Any]
@@ -130,15 +130,11 @@ def _open_items(images: Sequence[Path], labels: Sequence[Path], config: PrepConf
     found = pair([i.name for i in opened], [t.name for t in truths])
     paired = []
     for i, j in sorted(found.pairs):
-        image, truth = opened[i].source, truths[j].at_shape(_truth_shape(opened[i].source))
+        image, truth = opened[i].source, truths[j].source
         if getattr(truth, "path", None) == getattr(image, "path", ""):
             raise InputError(f"{image.name}: is given as image and as its own labels", fix="--labels LABELS")
         paired.append(replace(items[i], truth=truth))
     return paired
-
-
-def _truth_shape(image: Source) -> Shape:
-    return (image.shape[0], 1, *image.shape[2:])
 
 
 def _view(item: Item, config: PrepConfig) -> Item:
@@ -185,7 +181,7 @@ def _check(items: list[Item]) -> list[Item]:
     first = items[0].image
     for item in items:
         image, truth = item.image, item.truth
-        expected = _truth_shape(image)
+        expected = (image.shape[0], 1, *image.shape[2:])
         if truth is not None and truth.shape[1] != 1:
             raise InputError(
                 f"{truth.name}: labels have {truth.shape[1]} channels ({describe_shape(truth.shape)}); expected "
