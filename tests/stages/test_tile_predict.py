@@ -248,6 +248,13 @@ def test_wrong_channels(tmp_path, models):
     assert not (tmp_path / "m").exists()
 
 
+def test_too_many_channels_can_be_left_out(tmp_path, models):
+    data = prepared(tmp_path, np.zeros((3, 20, 30), np.uint8), axes="cyx", channel_names="DAPI,GFP,RFP")
+    with pytest.raises(InputError, match=r"has 3 channels \(DAPI, GFP, RFP\); .* trained with 1$") as error:
+        predict(data, tmp_path / "m", models["same"])
+    assert "unetcli prep IMAGE --channels 0 -o" in error.value.fix
+
+
 @pytest.mark.parametrize("content", [None, b"", b"text", b'{"a": 1}' * 20], ids=["missing", "empty", "text", "JSON"])
 def test_what_is_no_model(tmp_path, content):
     data = prepared(tmp_path, cells((40, 30), 0)[0])

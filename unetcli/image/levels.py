@@ -128,13 +128,17 @@ def size_note(image: Image, number: int, trained: Mapping[str, Any]) -> str | No
         None, if the sizes are the same or one is not known.
     """
     model_um = MICROMETERS.get(str(trained.get("unit")), 0) * float(trained.get("x") or 0)
-    sizes_um = [image.at(k).axes.micrometers_of("x") or 0 for k in range(len(image.level_paths))]
-    found_um = sizes_um[number]
-    if not (model_um and found_um) or 1 / SAME_SIZE <= found_um / model_um <= SAME_SIZE:
+    found_um = image.at(number).axes.micrometers_of("x")
+    if not model_um or found_um is None or _same(found_um, model_um):
         return None
-    fits = [k for k, size in enumerate(sizes_um) if size and 1 / SAME_SIZE <= size / model_um <= SAME_SIZE]
+    sizes_um = [image.at(k).axes.micrometers_of("x") for k in range(len(image.level_paths))]
+    fits = [k for k, size in enumerate(sizes_um) if size and _same(size, model_um)]
     remedy = f"--level {fits[0]}" if fits else f"unetcli prep --target-pixel-size {model_um:g}um makes an image that"
     return (
-        f"pixels of {image.name} are {found_um:g} µm, the model was trained on {model_um:g} µm: objects look "
+        f"pixels are {found_um:g} µm, the model was trained on {model_um:g} µm: objects look "
         f"{model_um / found_um:.2g} times as large to it ({remedy} fits)"
     )
+
+
+def _same(a: float, b: float) -> bool:
+    return 1 / SAME_SIZE <= a / b <= SAME_SIZE

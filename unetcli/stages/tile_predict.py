@@ -158,15 +158,18 @@ class Predictor:
         stage = str(source.attributes.get("stage", ""))
         if stage == "weights" or stage.startswith("tile-predict"):
             raise InputError(f"{source.path}: was written by {stage}; expected images", fix="give the images")
-        trained = known_names([Channel(name) for name in self.header.channel_names])
+        n_trained, trained = self.header.channels, known_names([Channel(name) for name in self.header.channel_names])
+        names = [Channel(name) for name in source.attributes.get("data", {}).get("channels", ())]
         for image in source.images:
-            names = source.attributes.get("data", {}).get("channels", ())
-            found = known_names([Channel(n) for n in names] or image.channels)
-            if image.level.shape[1] != self.header.channels:
+            n_found, found = image.level.shape[1], known_names(names or image.level.channels)
+            if n_found != n_trained:
+                chosen = ",".join(trained or map(str, range(n_trained)))
                 raise InputError(
-                    f"{image.path}: has {image.level.shape[1]} channels{_listed(found)}; the model was trained with "
-                    f"{self.header.channels}{_listed(trained)}",
-                    fix=f"unetcli prep IMAGE --channels {','.join(trained) or '0'} -o chosen.zarr, and segment that",
+                    f"{image.path}: has {n_found} channels{_listed(found)}; the model was trained with "
+                    f"{n_trained}{_listed(trained)}",
+                    fix=f"unetcli prep IMAGE --channels {chosen} -o chosen.zarr, and segment that"
+                    if n_found > n_trained
+                    else None,
                 )
             if trained and found and [n.lower() for n in found] != [n.lower() for n in trained]:
                 raise InputError(
