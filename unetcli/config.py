@@ -131,6 +131,26 @@ class PrepConfig(LabelConfig):
 
     axes: str | None = setting(None, "Axes of the files, slowest first, such as zyx or yxc. [default: the file's]")
     pixel_size: str | None = setting(None, "Pixel size: 0.65um, or 50,4,4nm for z,y,x. [default: the file's]")
+    level: int = setting(0, "Level of pyramids to read; 0 is full size.", minimum=0, group="Selection")
+    channels: str | None = setting(
+        None, "Channels to keep, in this order: 0,2 or DAPI,GFP. [default: all]", group="Selection"
+    )
+    channel_names: str | None = setting(
+        None, "Names of the channels that are kept: DAPI,GFP. [default: the file's]", group="Selection"
+    )
+    planes: str | None = setting(
+        None, "Planes to keep, of z (of t, where there is one z): 20-40,50. [default: all]", group="Selection"
+    )
+    downsample: float = setting(
+        1.0, "Pixels along y and x that become one; 2.5 is fine.", minimum=1, maximum=256, group="Resampling"
+    )
+    target_pixel_size: str | None = setting(
+        None, "Resample to pixels of 0.5um, or of 2,0.5,0.5um for z,y,x. [default: the file's]", group="Resampling"
+    )
+    resample: str | None = setting(
+        None, "What new pixels are made of; of labels, the nearest. [default: area to shrink, bilinear to enlarge]",
+        choices=("area", "bilinear"), group="Resampling",
+    )  # fmt: skip
     ndim: int | None = setting(
         None, "Objects lie in planes (2) or volumes (3). [default: 3 for ids in z-stacks with named axes]",
         minimum=2, maximum=3,
@@ -147,6 +167,11 @@ class PrepConfig(LabelConfig):
         group="Labels",
     )  # fmt: skip
     ngff: str = setting("0.5", "Version of OME-Zarr to write.", choices=("0.4", "0.5"))
+
+    def mistakes(self) -> list[str]:
+        """Refuse two pixel sizes to resample to, and settings of labels that do not go together."""
+        two = self.target_pixel_size and self.downsample != 1
+        return [*super().mistakes(), *(["--downsample and --target-pixel-size: expected one of them"] if two else [])]
 
 
 RECIPES = ("paper",)
@@ -305,6 +330,11 @@ class PredictConfig(Config):
         "Average over mirrored (flips: 4) or also turned (d4: 8) views of the image.",
         choices=("none", "flips", "d4"),
     )
+    level: int = setting(0, "Level of the image's pyramid that the network sees; 0 is full size.", minimum=0)
+    upsample: str = setting(
+        "bilinear", "How the result of a level is brought to full size; none leaves it at the level's.",
+        choices=("bilinear", "nearest", "none"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -198,6 +198,105 @@ def test_axes_of_a_store_keep_its_pixel_size(tmp_path):
     assert (axes.names, axes.scale_of("x")) == ("tyx", 0.5)
 
 
+# ------------------------------------------------------------------------------------------- levels and channels
+
+
+def write_pair(folder, image, labels):
+    """Write an image and its labels as NPY files; return what `prep` takes."""
+    np.save(folder / "image.npy", image)
+    np.save(folder / "labels.npy", labels)
+    return [folder / "image.npy"], [folder / "labels.npy"]
+
+
+def test_a_level_is_read_with_the_labels_that_fit(tmp_path, monkeypatch, small_tiles):
+    monkeypatch.setattr("unetcli.image.pyramid.SMALLEST", 8)
+    image, ids = cells((61, 47), 0)
+    images, labels = write_pair(tmp_path, image, ids)
+    prep.run(images, tmp_path / "a", PrepConfig(pixel_size="0.5um"), labels=labels)
+    prep.run([tmp_path / "a"], tmp_path / "o", PrepConfig(level=2, label_kind="instances"))
+    np.testing.assert_array_equal(pixels(tmp_path / "o")[0, 0, 0], halved(image, 2, is_label=False))
+    np.testing.assert_array_equal(pixels(tmp_path / "o", label="truth")[0, 0, 0], halved(ids, 2, is_label=True))
+    assert open_store(tmp_path / "o").images[0].axes.scale == (2.0, 2.0)
+
+
+def test_a_level_that_is_not_there(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((8, 9), np.uint8))
+    prep.run([tmp_path / "a.npy"], tmp_path / "a.zarr", PrepConfig())
+    for path in ("a.npy", "a.zarr"):
+        with pytest.raises(InputError, match=r"a\.(npy|zarr): has .*level") as error:
+            prep.run([tmp_path / path], tmp_path / "o", PrepConfig(level=2))
+        assert "--level 0" in error.value.fix
+
+
+def test_channels_are_chosen_and_named(tmp_path):
+    array = np.random.default_rng(0).integers(0, 99, (4, 24, 30), np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    config = PrepConfig(axes="cyx", channels="3,1", channel_names="GFP,DAPI")
+    prep.run([tmp_path / "a.npy"], tmp_path / "o", config)
+    np.testing.assert_array_equal(pixels(tmp_path / "o")[0, :, 0], array[[3, 1]])
+    assert open_dataset(tmp_path / "o").channels == ("GFP", "DAPI")
+    omero = zarr.open_group(tmp_path / "o", mode="r").attrs["ome"]["omero"]["channels"]
+    assert [channel["label"] for channel in omero] == ["GFP", "DAPI"]
+    assert len(open_dataset(tmp_path / "o").statistics) == 2
+
+
+def test_planes_are_chosen_of_image_and_labels(tmp_path):
+    image, ids = cells((6, 24, 30), 0)
+    images, labels = write_pair(tmp_path, image, ids)
+    prep.run(images, tmp_path / "o", PrepConfig(planes="1-2,5", split="2"), labels=labels)
+    np.testing.assert_array_equal(pixels(tmp_path / "o")[0, 0], image[[1, 2, 5]])
+    np.testing.assert_array_equal(pixels(tmp_path / "o", label="truth")[0, 0], ids[[1, 2, 5]])
+    assert [z for _, _, z in open_dataset(tmp_path / "o").planes(validation=True)] == [2]
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "scale"),
+    [
+        ({"downsample": 2}, (30, 23), 1.0),
+        ({"downsample": 2.5}, (24, 18), 1.25),
+        ({"target_pixel_size": "1um"}, (30, 23), 1.0),
+        ({"target_pixel_size": "250nm", "resample": "area"}, (122, 94), 0.25),
+    ],
+    ids=str,
+)
+def test_image_and_labels_are_resampled_alike(tmp_path, small_tiles, config, size, scale):
+    image, ids = cells((61, 47), 0)
+    images, labels = write_pair(tmp_path, image, ids)
+    prep.run(images, tmp_path / "o", PrepConfig(pixel_size="0.5um", **config), labels=labels)
+    axes = open_store(tmp_path / "o").images[0].axes
+    assert axes.scale == pytest.approx((scale, scale))
+    found, truth = pixels(tmp_path / "o")[0, 0, 0], pixels(tmp_path / "o", label="truth")[0, 0, 0]
+    assert found.shape == truth.shape == size
+    centres = [((np.arange(n) + 0.5) * scale / 0.5).astype(int) for n in size]
+    np.testing.assert_array_equal(truth, ids[np.ix_(*centres)])
+    if config.get("downsample") == 2:
+        np.testing.assert_array_equal(found, halved(image, 1, is_label=False))
+    inside = truth > 0
+    assert found[inside].mean() - found[~inside].mean() > 60  # still on one another
+
+
+def test_volumes_are_resampled_along_z_too(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(8 * 4 * 4, dtype=np.float32).reshape(8, 4, 4))
+    config = PrepConfig(pixel_size="1,0.5,0.5um", target_pixel_size="2,1,1um")
+    prep.run([tmp_path / "a.npy"], tmp_path / "o", config)
+    expected = np.load(tmp_path / "a.npy").reshape(4, 2, 2, 2, 2, 2).mean(axis=(1, 3, 5))
+    np.testing.assert_allclose(pixels(tmp_path / "o")[0, 0], expected)
+    assert open_store(tmp_path / "o").images[0].axes.scale == (2, 1, 1)
+
+
+def test_a_target_needs_a_pixel_size(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((8, 9), np.uint8))
+    with pytest.raises(InputError, match=r"its pixel size along y is not known") as error:
+        prep.run([tmp_path / "a.npy"], tmp_path / "o", PrepConfig(target_pixel_size="0.5um"))
+    assert error.value.fix == "--pixel-size 0.25um"
+    assert not (tmp_path / "o").exists()
+
+
+def test_two_targets_are_refused():
+    with pytest.raises(ConfigError, match="--downsample and --target-pixel-size"):
+        PrepConfig(downsample=2, target_pixel_size="0.5um")
+
+
 # ------------------------------------------------------------------------------------------- formats
 
 

@@ -1,6 +1,7 @@
 """Tiled prediction: the same result for any tiling, number of workers and restart."""
 
 import json
+import re
 import shutil
 import signal
 
@@ -9,18 +10,20 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from tests.conftest import Stopped, assert_same_files, cells, count_calls, files_of, pixels, run_and_signal, stop_after
 from unetcli.config import PredictConfig, PrepConfig
 from unetcli.errors import ConfigError, GeometryError, InputError, UnetcliError
 from unetcli.image.store import open_store
+from unetcli.image.tiling import Box
 from unetcli.models import build_model
 from unetcli.models.checkpoint import ModelHeader, load_model, save_model
 from unetcli.models.geometry import geometry_of
 from unetcli.stages import prep, tile_predict
 
 
-def make_model(path, *, channels=1, classes=2, features=(3, 4, 5), padding="same", norm="none"):
+def make_model(path, *, channels=1, classes=2, features=(3, 4, 5), padding="same", norm="none", **header):
     """Write a model of random parameters whose output depends on everything that it sees."""
     parameters = {
         "ndim": 2, "channels": channels, "classes": classes, "features": list(features), "padding": padding,
@@ -28,9 +31,10 @@ def make_model(path, *, channels=1, classes=2, features=(3, 4, 5), padding="same
     }  # fmt: skip
     torch.manual_seed(0)
     network = build_model("unet", parameters)
+    fields = {"pixel_size": {"unit": None}, "provenance": {"version": "test"}, **header}
     header = ModelHeader(
         "unet", parameters, geometry_of("unet", parameters), tuple(f"class_{i}" for i in range(classes)), channels,
-        (100.0,) * channels, (50.0,) * channels, {"unit": None}, {"version": "test"},
+        (100.0,) * channels, (50.0,) * channels, **fields,
     )  # fmt: skip
     save_model(path, network.state_dict(), header)
     return path
@@ -244,6 +248,13 @@ def test_wrong_channels(tmp_path, models):
     assert not (tmp_path / "m").exists()
 
 
+def test_too_many_channels_can_be_left_out(tmp_path, models):
+    data = prepared(tmp_path, np.zeros((3, 20, 30), np.uint8), axes="cyx", channel_names="DAPI,GFP,RFP")
+    with pytest.raises(InputError, match=r"has 3 channels \(DAPI, GFP, RFP\); .* trained with 1$") as error:
+        predict(data, tmp_path / "m", models["same"])
+    assert "unetcli prep IMAGE --channels 0 -o" in error.value.fix
+
+
 @pytest.mark.parametrize("content", [None, b"", b"text", b'{"a": 1}' * 20], ids=["missing", "empty", "text", "JSON"])
 def test_what_is_no_model(tmp_path, content):
     data = prepared(tmp_path, cells((40, 30), 0)[0])
@@ -313,3 +324,146 @@ def test_results_are_no_images(tmp_path, instances, weight_maps, trained):
         with pytest.raises(InputError, match=f"was written by {stage}; expected images"):
             predict(store, tmp_path / "x", trained)
     assert not (tmp_path / "x").exists()
+
+
+# ------------------------------------------------------------------------------------------- levels
+
+
+@pytest.fixture
+def deep(monkeypatch, small_tiles):
+    """Make pyramids of tiny images deep."""
+    monkeypatch.setattr("unetcli.image.pyramid.SMALLEST", 4)
+
+
+def brought_back(array, shape, factors, upsample):
+    """Return the values of a level (classes, y, x) at the centres of the pixels of the full size."""
+    at = [(np.arange(n) + 0.5) / f - 0.5 for n, f in zip(shape, factors, strict=True)]
+    if upsample == "nearest":
+        y, x = (np.floor(a + 0.5).astype(int).clip(max=n - 1) for a, n in zip(at, array.shape[1:], strict=True))
+        return array[:, y[:, None], x]
+    grid = np.meshgrid(*at, indexing="ij")
+    return np.stack([ndimage.map_coordinates(a, grid, order=1, mode="nearest") for a in array])
+
+
+@pytest.mark.parametrize("upsample", ["bilinear", "nearest"])
+@pytest.mark.parametrize(
+    ("shape", "level", "kind"),
+    [((97, 71), 1, "same"), ((97, 71), 2, "valid"), ((130, 67), 3, "three classes"), ((5, 9), 1, "same")],
+    ids=str,
+)
+def test_a_level_equals_the_whole_level_brought_to_full_size(tmp_path, models, deep, shape, level, kind, upsample):
+    data = prepared(tmp_path, cells(shape, 0)[0])
+    config = PredictConfig(level=level, upsample=upsample)
+    tile_predict.run(data, tmp_path / "m", config, model=models[kind], probabilities=tmp_path / "p", device="cpu")
+    coarse = open_store(data).images[0].at(level)
+    expected = whole_image(models[kind], coarse.read(Box.whole(coarse.shape))[0, :, 0])
+    expected = brought_back(expected, shape, (2**level, 2**level), upsample)
+    found = pixels(tmp_path / "p")[0, :, 0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_array_equal(pixels(tmp_path / "m")[0, 0, 0], found.argmax(axis=0))
+    assert open_store(tmp_path / "m").images[0].axes == open_store(data).images[0].axes
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(2, 90), st.integers(2, 90), st.integers(0, 3), st.sampled_from(["bilinear", "nearest"]))
+def test_tiles_of_a_level_agree(models, deep, tmp_path_factory, height, width, extra, upsample):
+    folder = tmp_path_factory.mktemp("levels")
+    data = prepared(folder, cells((height, width), 2)[0])
+    geometry = load_model(models["same"])[1].geometry
+    level = len(open_store(data).images[0].level_paths) - 1
+    found = []
+    for shard, step in ((32, 1 + extra), (4096, 100)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("unetcli.image.new_store.SHARD", shard)
+            size = geometry.read_size(step * geometry.stride)
+            config = PredictConfig(level=level, upsample=upsample, tile_size=size)
+            outputs = folder / f"m{shard}", folder / f"p{shard}"
+            tile_predict.run(data, outputs[0], config, model=models["same"], probabilities=outputs[1], device="cpu")
+        found.append(pixels(outputs[1]))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_a_result_may_stay_at_its_level(tmp_path, models, deep, ngff):
+    data = prepared(tmp_path, cells((97, 71), 0)[0], pixel_size="0.5um", ngff=ngff)
+    config = PredictConfig(level=2, upsample="none")
+    tile_predict.run(data, tmp_path / "m", config, model=models["same"], probabilities=tmp_path / "p", device="cpu")
+    level = open_store(data).images[0].at(2)
+    expected = whole_image(models["same"], level.read(Box.whole(level.shape))[0, :, 0])
+    np.testing.assert_allclose(pixels(tmp_path / "p")[0, :, 0], expected, atol=1e-5)
+    assert open_store(tmp_path / "m").images[0].axes == level.axes
+    for store in ("m", "p"):
+        ome = json.loads((tmp_path / store / "zarr.json").read_text())["attributes"]["ome"]["multiscales"][0]
+        scale, translation = ome["datasets"][0]["coordinateTransformations"]
+        assert scale["scale"][-2:] == [2.0, 2.0]
+        assert translation["translation"][-2:] == [0.75, 0.75]  # four pixels of 0.5: their middle
+
+
+def test_seams_and_tiles_of_a_level(tmp_path, models, deep):
+    data = prepared(tmp_path, cells((130, 97), 0)[0])
+    config = PredictConfig(level=1)
+    options = {"model": models["same"], "device": "cpu"}
+    dry = tile_predict.run(data, tmp_path / "m", config, dry_run=True, **options)
+    done = tile_predict.run(data, tmp_path / "m", config, verify_seams=True, **options)
+    assert 0 <= done["greatest_difference_at_seams"] < 1e-5
+    assert dry["tiles"] == done["tiles"]
+    assert dry["megapixels"] == 65 * 48 / 1e6
+
+
+def test_a_level_that_is_not_there(tmp_path, models):
+    data = prepared(tmp_path, cells((40, 30), 0)[0])
+    with pytest.raises(InputError, match=r"image\.zarr: has .*level") as error:
+        tile_predict.run(data, tmp_path / "m", PredictConfig(level=3), model=models["same"], device="cpu")
+    assert "--level 0" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("trained", "level", "said"),
+    [
+        ({"y": 0.5, "x": 0.5, "unit": "micrometer"}, 0, None),
+        ({"y": 520.0, "x": 520.0, "unit": "nanometer"}, 0, None),
+        ({"y": 0.5, "x": 0.5, "unit": None}, 0, None),
+        (
+            {"y": 1.0, "x": 1.0, "unit": "micrometer"},
+            0,
+            r"0\.5 µm, .* 1 µm: .* 2 times as large .*\(--level 1 fits",
+        ),
+        ({"y": 1.0, "x": 1.0, "unit": "micrometer"}, 1, None),
+        ({"y": 0.7, "x": 0.7, "unit": "micrometer"}, 0, r"--target-pixel-size 0\.7um"),
+    ],
+    ids=["same", "nearly, other unit", "not known", "level fits", "is fitting level", "none fits"],
+)
+def test_pixels_of_another_size_than_in_training_are_noted(tmp_path, deep, trained, level, said):
+    model = make_model(tmp_path / "m.safetensors", pixel_size=trained)
+    data = prepared(tmp_path, cells((40, 30), 0)[0], pixel_size="0.5um")
+    result = tile_predict.run(data, tmp_path / "m", PredictConfig(level=level), model=model, device="cpu", dry_run=True)
+    notes = result.get("notes", [])
+    assert len(notes) == (said is not None)
+    if said:
+        assert re.search(said, notes[0])
+
+
+@pytest.mark.parametrize(
+    ("trained", "names", "message"),
+    [
+        (("DAPI", "GFP"), "DAPI,GFP", None),
+        (("dapi", "gfp"), "DAPI,GFP", None),
+        ((), "DAPI,GFP", None),
+        (("channel_0", "channel_1"), "DAPI,GFP", None),
+        (("DAPI", "GFP"), None, None),
+        (("DAPI", "GFP"), "GFP,DAPI", r"has the channels GFP, DAPI; the model was trained on DAPI, GFP"),
+        (("DAPI", "GFP"), "DAPI,RFP", r"has the channels DAPI, RFP; the model was trained on DAPI, GFP"),
+    ],
+    ids=["same", "same but for case", "unknown model", "generic", "unknown image", "order", "others"],
+)
+def test_channels_are_those_of_training(tmp_path, trained, names, message):
+    model = make_model(tmp_path / "m.safetensors", channels=2, channel_names=trained)
+    array = np.random.default_rng(0).integers(0, 255, (2, 20, 30), np.uint8)
+    data = prepared(tmp_path, array, axes="cyx", channel_names=names)
+    if message is None:
+        predict(data, tmp_path / "m", model, dry_run=True)
+        return
+    with pytest.raises(InputError, match=message) as error:
+        predict(data, tmp_path / "m", model)
+    assert "--channels DAPI,GFP" in error.value.fix
+    assert not (tmp_path / "m").exists()

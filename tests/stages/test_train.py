@@ -190,15 +190,18 @@ def test_loss_falls_on_an_easy_set(instances, weight_maps, tmp_path):
     assert rows[-1]["validation_iou"] > 0.85
 
 
-def test_planes_of_one_stack_are_kept_for_validation(tmp_path):
+@pytest.mark.parametrize("axes", ["zyx", "tyx"])
+def test_planes_of_one_stack_are_kept_for_validation(tmp_path, axes):
     for name, array in zip(("i.npy", "l.npy"), cells((5, 40, 44), 1), strict=True):
         np.save(tmp_path / name, array)
     data = tmp_path / "data.zarr"
-    prep.run([tmp_path / "i.npy"], data, PrepConfig(split="3-4", ndim=2), labels=[tmp_path / "l.npy"])
+    config = PrepConfig(split="3-4", ndim=2, axes=axes, channel_names="DAPI")
+    prep.run([tmp_path / "i.npy"], data, config, labels=[tmp_path / "l.npy"])
     described = train.run(data, tmp_path / "run", CONFIG, dry_run=True)
     assert (described["training_planes"], described["validation_planes"]) == (3, 2)
     train.run(data, tmp_path / "run", replace(CONFIG, steps=1), device="cpu")
     assert "validation_iou" in rows_of(tmp_path / "run")[0]
+    assert read_header(tmp_path / "run").channel_names == ("DAPI",)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from unetcli.errors import InputError
 
@@ -17,7 +18,10 @@ UNIT_SYNONYMS = {
     "nm": "nanometer", "mm": "millimeter", "cm": "centimeter", "m": "meter", "s": "second", "sec": "second",
     "ms": "millisecond", "min": "minute", "h": "hour",
 }  # fmt: skip
-SPACE_UNITS = frozenset({"angstrom", "nanometer", "micrometer", "millimeter", "centimeter", "meter"})
+MICROMETERS = {
+    "angstrom": 1e-4, "nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6,
+}  # fmt: skip
+SPACE_UNITS = frozenset(MICROMETERS)
 TIME_UNITS = frozenset({"millisecond", "second", "minute", "hour", "day"})
 
 
@@ -79,6 +83,16 @@ class Axes:
         """Return the pixel size along an axis; 1 for an axis that is not there."""
         return self.scale[self.names.index(name)] if name in self.names else 1.0
 
+    def micrometers_of(self, name: str) -> float | None:
+        """Return the pixel size along an axis of space in µm; None where it is not known."""
+        unit = self.units[self.names.index(name)] if name in self.names else None
+        return self.scale_of(name) * MICROMETERS[unit] if unit in MICROMETERS else None
+
+    def scaled(self, factors: Mapping[str, float]) -> Axes:
+        """Return the same axes with pixels so many times as large."""
+        scale = tuple(s * factors.get(a, 1) for a, s in zip(self.names, self.scale, strict=True))
+        return replace(self, scale=scale)
+
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Pixel size along (z, y, x) in units of the pixel size along x."""
@@ -126,6 +140,19 @@ def default_channels(n: int) -> tuple[Channel, ...]:
     return tuple(Channel(f"channel_{c}") for c in range(n))
 
 
+def known_names(channels: Sequence[Channel]) -> tuple[str, ...]:
+    """Return the names of channels, if they say what was recorded; none if some only count, or name a colour.
+
+    Examples
+    --------
+    >>> known_names([Channel("DAPI")]), known_names([Channel("Channel:0")]), known_names(default_channels(3))
+    (('DAPI',), (), ())
+    """
+    names = tuple(channel.name for channel in channels)
+    says_nothing = re.compile(r"(channel|chan|ch|c|red|green|blue|r|g|b|gr[ae]y)?[\W\d_]*", flags=re.IGNORECASE)
+    return () if any(says_nothing.fullmatch(name) for name in names) else names
+
+
 def describe_shape(shape: tuple[int, ...]) -> str:
     """Say a (t, c, z, y, x) shape without the axes of one pixel: ``zyx 30 x 512 x 512``."""
     kept = [(a, n) for a, n in zip(AXES, shape, strict=True) if n > 1 or a in "yx"]
@@ -145,8 +172,8 @@ def known_unit(axis: str, unit: str | None) -> str | None:
     return name if name in allowed else None
 
 
-def parse_pixel_size(text: str) -> tuple[dict[str, float], str]:
-    """Read ``--pixel-size``: ``0.65um`` for y and x, or ``50,4,4nm`` for z, y and x.
+def parse_pixel_size(text: str, option: str = "--pixel-size") -> tuple[dict[str, float], str]:
+    """Read a pixel size: ``0.65um`` for y and x, or ``50,4,4nm`` for z, y and x.
 
     Returns
     -------
@@ -168,8 +195,8 @@ def parse_pixel_size(text: str) -> tuple[dict[str, float], str]:
         numbers = []
     if unit is None or len(numbers) not in (1, 2, 3) or not all(0 < n < float("inf") for n in numbers):
         raise InputError(
-            f"--pixel-size {text}: expected one to three positive numbers and a unit of length",
-            fix="--pixel-size 0.65um, or --pixel-size 50,4,4nm for z, y, x",
+            f"{option} {text}: expected one to three positive numbers and a unit of length",
+            fix=f"{option} 0.65um, or {option} 50,4,4nm for z, y, x",
         )
     if len(numbers) == 1:
         numbers *= 2

@@ -44,6 +44,8 @@ class Dataset:
         Image to its planes (of t and z, counted together) that are kept for validation; ``None`` = all.
     class_pixels
         Number of pixels of each class in the whole collection; ``None`` where nobody counted them.
+    channels
+        Name of each channel.
     """
 
     store: Store
@@ -53,6 +55,7 @@ class Dataset:
     statistics: tuple[Mapping[str, Any], ...]
     validation: Mapping[str, Sequence[int] | None]
     class_pixels: tuple[int, ...] | None = None
+    channels: tuple[str, ...] = ()
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -109,6 +112,7 @@ def open_dataset(path: Location) -> Dataset:
         tuple(data["statistics"]),
         data["validation"],
         tuple(data["class_pixels"]) if data.get("class_pixels") else None,
+        tuple(data.get("channels", ())),
     )
 
 

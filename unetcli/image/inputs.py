@@ -162,17 +162,19 @@ def join_labels(
         return _with_own_labels(opened, label_name), notes
     names = [item.name for item in opened]
     axes = how.axes.replace("c", "") if how.axes else None
-    truths = open_inputs(
-        labels, axes=axes, is_label=True, level=how.level, threshold=threshold, label_name=label_name, images=names
-    )
+    truths = open_inputs(labels, axes=axes, is_label=True, threshold=threshold, label_name=label_name, images=names)
     _require_label_name(truths, label_name)
     truth_names = [truth.name for truth in truths]
     found = pair(names, truth_names, allow_extra_a=is_sparse(truth_names))
-    joined = [
-        replace(opened[i], labels=_own_labels(truths[j]) or truths[j].source, truth_path=truths[j].path)
-        for i, j in found.pairs
-    ]
+    joined = [_joined(opened[i], truths[j]) for i, j in found.pairs]
     return joined, [*notes, *found.notes, *(note for truth in truths for note in truth.notes)]
+
+
+def _joined(image: Input, truth: Input) -> Input:
+    labels = _own_labels(truth)
+    if labels is None and truth.path == image.path:
+        raise InputError(f"{image.path}: is given as image and as its own labels", fix="--labels LABELS")
+    return replace(image, labels=labels or truth.source, truth_path=truth.path)
 
 
 def _with_own_labels(opened: Sequence[Input], label_name: str | None) -> list[Input]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from unetcli.image.axes import TYPES, Axes, Channel
@@ -35,6 +35,8 @@ class ImageMetadata:
         Label images that belong to it.
     nested
         Further images within its group.
+    first
+        Where the centre of its first pixel lies, by axis, if not at 0.
     """
 
     group: str
@@ -47,6 +49,7 @@ class ImageMetadata:
     source: str | None = None
     labels: tuple[ImageMetadata, ...] = ()
     nested: tuple[ImageMetadata, ...] = ()
+    first: Mapping[str, float] = field(default_factory=dict)
 
     def ome(self, zarr_format: int) -> dict[str, Any]:
         """Return the OME-Zarr metadata."""
@@ -71,7 +74,8 @@ class ImageMetadata:
         factors = [2**level if a in "yx" else 1 for a in self.axes.names]
         scale = [s * f for s, f in zip(self.axes.scale, factors, strict=True)]
         # The centre of a 2x2 block lies half a pixel from the centre of its first pixel.
-        shift = [s * (f - 1) / 2 for s, f in zip(self.axes.scale, factors, strict=True)]
+        scaled = zip(self.axes.names, self.axes.scale, factors, strict=True)
+        shift = [self.first.get(a, 0.0) + s * (f - 1) / 2 for a, s, f in scaled]
         return {
             "path": str(level),
             "coordinateTransformations": [

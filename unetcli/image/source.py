@@ -356,11 +356,10 @@ def unnamed_pages_note(order: str = "zyx") -> str:
 
 
 @dataclass(frozen=True)
-class MemorySource:
-    """A source that was read once and is kept as an array."""
+class View:
+    """A source shown in another way; what a view does not change is as in its source."""
 
     source: Source
-    pixels: AnyArray
 
     @property
     def name(self) -> str:
@@ -375,7 +374,7 @@ class MemorySource:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of its pixels."""
-        return self.pixels.dtype
+        return self.source.dtype
 
     @property
     def axes(self) -> Axes:
@@ -391,6 +390,18 @@ class MemorySource:
     def notes(self) -> tuple[str, ...]:
         """Notes of the source."""
         return self.source.notes
+
+    @property
+    def pages_unnamed(self) -> bool:
+        """Whether its pages have no axis name and were taken as z planes."""
+        return bool(getattr(self.source, "pages_unnamed", False))
+
+
+@dataclass(frozen=True)
+class MemorySource(View):
+    """A source that was read once and is kept as an array."""
+
+    pixels: AnyArray
 
     def read(self, box: Box) -> AnyArray:
         """Return the pixels of a box that lies inside the image."""

@@ -42,6 +42,8 @@ class ModelHeader:
         Pixel size along z, y, x of the images it was trained on, and the unit.
     provenance
         How it was made.
+    channel_names
+        Name of each channel, where known.
     """
 
     arch: str
@@ -53,6 +55,7 @@ class ModelHeader:
     std: tuple[float, ...]
     pixel_size: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    channel_names: tuple[str, ...] = ()
 
 
 def save_model(path: Path, parameters: Mapping[str, Tensor], header: ModelHeader) -> None:
@@ -95,7 +98,8 @@ def read_header(path: Path) -> ModelHeader:
         fields = json.loads(text)
         if fields.pop("format") != FORMAT:
             raise InputError(f"{file}: has a newer format", fix="pip install --upgrade unetcli")
-        for name in ("classes", "mean", "std"):
+        fields.setdefault("channel_names", ())  # models of earlier versions have none
+        for name in ("classes", "mean", "std", "channel_names"):
             fields[name] = tuple(fields[name])
         return ModelHeader(**{**fields, "geometry": Geometry(**fields["geometry"])})
     except (ValueError, TypeError, KeyError, AttributeError) as error:

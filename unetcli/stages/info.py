@@ -206,6 +206,7 @@ def _recorded(attributes: Mapping[str, Any]) -> dict[str, Any]:
     data = attributes.get("data", {})
     if data:
         described["classes"] = f"{data['label_kind']}: {', '.join(data['classes'])}" if data["label_kind"] else "none"
+        described["channels"] = ", ".join(data.get("channels", ())) or "not named"
         if data.get("class_pixels"):
             described["shares"] = shares_text(data["classes"], data["class_pixels"])
         described["gray_values"] = [f"{s['min']:g} to {s['max']:g}, mean {s['mean']:.4g}" for s in data["statistics"]]
@@ -259,6 +260,7 @@ def _model(path: Location, *, check: bool) -> dict[str, Any]:
         "architecture": _architecture(header.arch, header.parameters),
         "classes": ", ".join(header.classes),
         "channels": header.channels,
+        **({"channel_names": ", ".join(header.channel_names)} if header.channel_names else {}),
         "geometry": f"stride {geometry.stride}, halo {geometry.halo}, inputs {geometry.stride}*k + "
         f"{geometry.smallest % geometry.stride} from {geometry.smallest} on",
         "pixel_size": _model_pixel_size(header.pixel_size),

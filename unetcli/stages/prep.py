@@ -23,6 +23,8 @@ from unetcli.image.location import Location
 from unetcli.image.new_store import Layout, NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pyramid import build_pyramids, create_two_levels, level_shapes, mean_2x2, mode_2x2, nearest_2x2
+from unetcli.image.resample import factors_to, resampled
+from unetcli.image.selection import check_channel_order, select_channels, select_planes
 from unetcli.image.source import Reading, Source
 from unetcli.image.statistics import check_finite, statistics, tally_channels
 from unetcli.image.store import Level
@@ -85,11 +87,11 @@ def run(
     """
     entries = list_entries(images, find_truth=not labels)
     entries = [e for e in entries if e.path in images or e.path.resolve() != out.resolve()]  # -o among the files
-    how = Reading(config.axes)
+    how = Reading(config.axes, level=config.level)
     meant: dict[str, Any] = {"threshold": config.label_threshold, "label_name": config.label_name}
     opened = open_entries(entries, how, **meant, with_labels=not labels)
     used, notes = join_labels(opened, labels, how, **meant)
-    items = _check(_items(used, config))
+    items = [_view(item, config) for item in _check(_items(used, config))]
     notes = list(dict.fromkeys([*notes, *(note for item in items for note in _notes(item))]))
     label_map = _label_map(items, config, notes)
     ndim = _ndim(items, config, label_map, notes)
@@ -120,7 +122,8 @@ def run(
 
 def _items(opened: list[Input], config: PrepConfig) -> list[Item]:
     names = _group_names([i.name for i in opened])
-    items = [Item(name, i.source, i.labels, i.source.axes) for name, i in zip(names, opened, strict=True)]
+    sources = [select_channels(i.source, config.channels, config.channel_names) for i in opened]
+    items = [Item(name, s, i.labels, s.axes) for name, s, i in zip(names, sources, opened, strict=True)]
     if config.pixel_size:
         items = [replace(item, axes=_with_pixel_size(item.axes, config.pixel_size)) for item in items]
     return items
@@ -138,6 +141,17 @@ def _label_map(items: list[Item], config: PrepConfig, notes: list[str]) -> Label
             fix="--label-pyramid nearest",
         )
     return label_map
+
+
+def _view(item: Item, config: PrepConfig) -> Item:
+    """Keep the planes that are asked for, and give image and labels the pixel size that is asked for."""
+    factors = (1.0, config.downsample, config.downsample)
+    if config.target_pixel_size:
+        factors = factors_to(item.name, item.axes, config.target_pixel_size)
+    image = resampled(select_planes(item.image, config.planes), factors, config.resample)
+    axes = item.axes.scaled(dict(zip("zyx", factors, strict=True)))
+    truth = item.truth and resampled(select_planes(item.truth, config.planes), factors, "nearest")
+    return replace(item, image=image, truth=truth, axes=axes)
 
 
 def _with_pixel_size(axes: Axes, text: str) -> Axes:
@@ -174,8 +188,6 @@ def _check(items: list[Item]) -> list[Item]:
     for item in items:
         image, truth = item.image, item.truth
         expected = (image.shape[0], 1, *image.shape[2:])
-        if truth is not None and getattr(truth, "path", None) == getattr(image, "path", ""):
-            raise InputError(f"{image.name}: is given as image and as its own labels", fix="--labels LABELS")
         if truth is not None and truth.shape[1] != 1:
             raise InputError(
                 f"{truth.name}: labels have {truth.shape[1]} channels ({describe_shape(truth.shape)}); expected "
@@ -194,6 +206,7 @@ def _check(items: list[Item]) -> list[Item]:
                 f"{first.dtype}, as {first.name}",
                 fix="one data set holds images of one kind: prepare the others apart",
             )
+    check_channel_order([item.image for item in items])
     return items
 
 
@@ -289,6 +302,7 @@ def _finish(
         metadata.append(image)
     described = {
         **data,
+        "channels": [channel.name for channel in channels],
         "label_kind": label_map.kind if label_map else None,
         "classes": label_map.names if label_map else (),
         "class_values": label_map.values if label_map else (),

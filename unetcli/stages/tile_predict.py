@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,17 @@ from torch import nn
 
 from unetcli.config import PredictConfig
 from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError
-from unetcli.image.axes import Channel
+from unetcli.image.axes import Channel, known_names
 from unetcli.image.ledger import JointLedger
+from unetcli.image.levels import LevelTile, Subject, size_note
 from unetcli.image.location import Location
-from unetcli.image.new_store import NewStore, check_apart, collection_groups
+from unetcli.image.new_store import Layout, NewStore, check_apart, collection_groups
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pyramid import build_pyramids, level_shapes, nearest_2x2
 from unetcli.image.source import read_mirrored
-from unetcli.image.store import Image, Level, Store, open_store
+from unetcli.image.store import Level, Store, open_store
 from unetcli.image.streaming import Progress, Work, available_cpus, silent, stream_tiles
-from unetcli.image.tiling import Box, Tile, TileGrid
+from unetcli.image.tiling import Box, TileGrid
 from unetcli.models.checkpoint import ModelHeader, load_model, model_file
 from unetcli.models.device import choose_device
 from unetcli.models.geometry import Geometry
@@ -85,8 +87,10 @@ def run(
     source = open_store(image)
     predictor = Predictor.load(model, config, device)
     predictor.check(source)
+    subjects = [Subject.of(i, config.level, config.upsample) for i in source.images]
+    notes = predictor.notes(source)
     if dry_run:
-        return predictor.dry_run(source)
+        return {**predictor.dry_run(subjects), **notes}
     settings = {
         **asdict(config),
         "step": predictor.step,
@@ -105,9 +109,9 @@ def run(
         raise ConfigError(f"{out} is complete, but {probabilities} is not", fix="--overwrite makes both again")
     summary: dict[str, Any] = {"out": str(out), "already_done": mask.complete, "images": len(source.images)}
     if verify_seams:
-        summary["greatest_difference_at_seams"] = predictor.verify_seams(source.images[0])
+        summary["greatest_difference_at_seams"] = predictor.verify_seams(subjects[0].level)
     if not mask.complete:
-        groups = dict(zip(collection_groups(i.name for i in source.images), source.images, strict=True))
+        groups = dict(zip(collection_groups(s.name for s in subjects), subjects, strict=True))
         works, masks = _lay_out(groups, predictor, stores)
         ledger = JointLedger([store.ledger for store in stores if not store.complete])
         predictor.run_over(works, ledger, workers, progress)
@@ -115,8 +119,8 @@ def run(
         for store in reversed(stores):  # the mask last: it stands for the whole run
             if not store.complete:
                 _finish(store, groups, predictor.header, of_classes=store is mask)
-        summary["tiles"] = predictor.count_tiles(source)
-    return {**summary, **predictor.notes()}
+        summary["tiles"] = predictor.count_tiles(subjects)
+    return {**summary, **notes}
 
 
 @dataclass(frozen=True)
@@ -127,8 +131,7 @@ class Predictor:
     header: ModelHeader
     device: torch.device
     step: int
-    dtype: str
-    tta: str
+    config: PredictConfig
 
     @classmethod
     def load(cls, model: Path, config: PredictConfig, device_name: str) -> Predictor:
@@ -144,7 +147,7 @@ class Predictor:
         torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa would show at the seams
         torch.backends.cudnn.deterministic = True
         network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(network, header, device, step, config.probability_dtype, config.tta)
+        return cls(network, header, device, step, config)
 
     @property
     def geometry(self) -> Geometry:
@@ -156,44 +159,71 @@ class Predictor:
         stage = str(source.attributes.get("stage", ""))
         if stage == "weights" or stage.startswith("tile-predict"):
             raise InputError(f"{source.path}: was written by {stage}; expected images", fix="give the images")
+        n_trained, trained = self.header.channels, known_names([Channel(name) for name in self.header.channel_names])
+        names = [Channel(name) for name in source.attributes.get("data", {}).get("channels", ())]
         for image in source.images:
-            found = image.level.shape[1]
-            if found != self.header.channels:
+            n_found, found = image.level.shape[1], known_names(names or image.level.channels)
+            if n_found != n_trained:
+                chosen = ",".join(trained or map(str, range(n_trained)))
                 raise InputError(
-                    f"{image.path}: has {found} channels; the model was trained with {self.header.channels}"
+                    f"{image.path}: has {n_found} channels{_listed(found)}; the model was trained with "
+                    f"{n_trained}{_listed(trained)}",
+                    fix=f"unetcli prep IMAGE --channels {chosen} -o chosen.zarr, and segment that"
+                    if n_found > n_trained
+                    else None,
+                )
+            if trained and found and [n.lower() for n in found] != [n.lower() for n in trained]:
+                raise InputError(
+                    f"{image.path}: has the channels {', '.join(found)}; the model was trained on {', '.join(trained)}",
+                    fix=f"unetcli prep IMAGE --channels {','.join(trained)} -o chosen.zarr, and segment that; if only "
+                    f"the names differ, --channel-names {','.join(trained)}",
                 )
 
-    def dry_run(self, source: Store) -> dict[str, Any]:
+    def dry_run(self, subjects: list[Subject]) -> dict[str, Any]:
         """Say what would be computed."""
-        shapes = [image.level.shape for image in source.images]
+        shapes = [subject.level.shape for subject in subjects]
         return {
             "images": len(shapes),
             "megapixels": sum(math.prod(s) // s[1] for s in shapes) / 1e6,
-            "tiles": self.count_tiles(source),
+            "tiles": self.count_tiles(subjects),
             "tile": f"{self.geometry.read_size(self.step)} pixels in, core {self.step}",
             "device": str(self.device),
         }
 
-    def count_tiles(self, source: Store) -> int:
-        """Return the number of passes through the network, of one view."""
-        shapes = (image.level.shape for image in source.images)
-        return sum(t * z * math.ceil(y / self.step) * math.ceil(x / self.step) for t, _, z, y, x in shapes)
+    def tiles(self, subject: Subject) -> Iterator[LevelTile]:
+        """Yield the tiles of an image: one for each shard that is written."""
+        t, _, *zyx = subject.shape
+        classes = len(self.header.classes)
+        shard = Layout.of((t, 1, *zyx)).shard
+        for tile in TileGrid((t, classes, *zyx), (1, classes, *shard[2:])):
+            inner = subject.inner(tile.core, self.geometry.stride)
+            read = self.read_box(inner, subject.level.shape[1])
+            yield LevelTile(tile.index, tile.core, read, inner, subject.way)
 
-    def notes(self) -> dict[str, Any]:
+    def count_tiles(self, subjects: list[Subject]) -> int:
+        """Return the number of passes through the network, of one view."""
+        inner = (tile.inner.shape for subject in subjects for tile in self.tiles(subject))
+        return sum(t * z * math.ceil(y / self.step) * math.ceil(x / self.step) for t, _, z, y, x in inner)
+
+    def notes(self, source: Store) -> dict[str, Any]:
+        """Say where the promise of no seams can not hold, and where objects look larger or smaller than in training."""
+        sizes = [size_note(image, self.config.level, self.header.pixel_size) for image in source.images]
+        notes = [note for note in dict.fromkeys([self.seam_note(), *sizes]) if note]
+        return {"notes": notes} if notes else {}
+
+    def seam_note(self) -> str | None:
         """Say where the promise of no seams can not hold."""
         norm = self.header.parameters.get("norm")
-        if norm in NOT_LOCAL:
-            return {
-                "notes": [f"{norm} normalization looks at each tile as a whole: the result depends on the tile size"]
-            }
-        return {}
+        if norm not in NOT_LOCAL:
+            return None
+        return f"{norm} normalization looks at each tile as a whole: the result depends on the tile size"
 
     def run_over(self, works: list[Work], ledger: JointLedger, workers: int | None, progress: Progress) -> None:
         """Predict and write all tiles that are not done yet."""
         n_outputs = len(works[0].targets) if works else 1
 
-        def predict(tile: Tile, block: Block) -> tuple[Block, ...]:
-            result = self.predict(tile.core, block)
+        def predict(tile: LevelTile, block: Block) -> tuple[Block, ...]:
+            result = tile.bring_back(self.predict(tile.inner, block))
             mask = result.argmax(axis=1, keepdims=True).astype(np.uint8)
             return (mask, self._quantize(result))[:n_outputs]
 
@@ -218,24 +248,24 @@ class Predictor:
         mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in (self.header.mean, self.header.std))
         image = torch.from_numpy((plane.astype(np.float32) - mean) / std).to(self.device)
         with torch.inference_mode():
-            result = predict_views(self.network, self.geometry, image, core, step, VIEWS[self.tta])
+            result = predict_views(self.network, self.geometry, image, core, step, VIEWS[self.config.tta])
         return result.cpu().numpy()
 
     def _quantize(self, probabilities: Block) -> Block:
-        if self.dtype == "uint8":
+        if self.config.probability_dtype == "uint8":
             probabilities = np.rint(probabilities * 255)
-        return probabilities.astype(self.dtype)
+        return probabilities.astype(self.config.probability_dtype)
 
-    def tile(self, index: int, core: Box, channels: int, step: int | None = None) -> Tile:
-        """Return a tile whose read box holds what the network needs for a core."""
+    def read_box(self, core: Box, channels: int, step: int | None = None) -> Box:
+        """Return what the network needs for a core."""
         read = core.replace(1, 0, channels)
         around = context(self.geometry, (core.shape[3], core.shape[4]), step or self.step)
         for axis in (3, 4):
             first = core.start[axis]
             read = read.replace(axis, first - around, first + aligned(self.geometry, core.shape[axis]) + around)
-        return Tile(index, core, read)
+        return read
 
-    def verify_seams(self, image: Image) -> float:
+    def verify_seams(self, level: Level) -> float:
         """Return the greatest difference of probabilities between tiles and one large tile, on a sample.
 
         Raises
@@ -243,7 +273,7 @@ class Predictor:
         GeometryError
             If it is more than rounding.
         """
-        level, stride = image.level, self.geometry.stride
+        stride = self.geometry.stride
         box = Box.whole(level.shape)
         for axis in range(5):
             n = level.shape[axis]
@@ -254,58 +284,48 @@ class Predictor:
         step = min(self.step, aligned(self.geometry, math.ceil(max(box.shape[3:]) / 2)))
         results = []
         for s in (step, whole):
-            tile = self.tile(0, box, level.shape[1], s)
-            results.append(self.predict(tile.core, read_mirrored(level, tile.read), s))
+            block = read_mirrored(level, self.read_box(box, level.shape[1], s))
+            results.append(self.predict(box, block, s))
         difference = float(np.abs(results[0] - results[1]).max())
-        if difference > SEAM_TOLERANCE and not self.notes():
+        if difference > SEAM_TOLERANCE and not self.seam_note():
             raise GeometryError(
                 f"tiles differ from the whole by {difference:.2g} in probability; expected rounding only"
             )
         return difference
 
 
+def _listed(names: tuple[str, ...]) -> str:
+    return f" ({', '.join(names)})" if names else ""
+
+
 def _lay_out(
-    groups: dict[str, Image], predictor: Predictor, stores: list[NewStore]
+    groups: dict[str, Subject], predictor: Predictor, stores: list[NewStore]
 ) -> tuple[list[Work], dict[str, Level]]:
     """Create the arrays of all outputs; return the tiles over them, and the masks."""
     works: list[Work] = []
     masks = {}
     classes = len(predictor.header.classes)
-    for group, image in groups.items():
-        t, channels, *zyx = image.level.shape
-        masks[group] = stores[0].level(group, 0, image.axes.without_channels(), (t, 1, *zyx), "uint8", is_label=True)
+    for group, subject in groups.items():
+        t, _, *zyx = subject.shape
+        masks[group] = stores[0].level(group, 0, subject.axes.without_channels(), (t, 1, *zyx), "uint8", is_label=True)
         targets = [masks[group]]
         for store in stores[1:]:
-            targets.append(store.level(group, 0, image.axes.with_channels(), (t, classes, *zyx), predictor.dtype))
-        works += _tiles(group or "image", image.level, masks[group], classes, predictor, tuple(targets), channels)
+            dtype = predictor.config.probability_dtype
+            targets.append(store.level(group, 0, subject.axes.with_channels(), (t, classes, *zyx), dtype))
+        for tile in predictor.tiles(subject):
+            works.append(Work(f"{group or 'image'}/{tile.index}", tile, (subject.level,), tuple(targets)))
     return works, masks
 
 
-def _tiles(
-    name: str,
-    source: Level,
-    mask: Level,
-    classes: int,
-    predictor: Predictor,
-    targets: tuple[Level, ...],
-    channels: int,
-) -> Iterator[Work]:
-    t, _, *zyx = mask.shape
-    for tile in TileGrid((t, classes, *zyx), (1, classes, *mask.shard[2:])):
-        yield Work(f"{name}/{tile.index}", predictor.tile(tile.index, tile.core, channels), (source,), targets)
-
-
-def _finish(store: NewStore, groups: dict[str, Image], header: ModelHeader, *, of_classes: bool) -> None:
+def _finish(store: NewStore, groups: dict[str, Subject], header: ModelHeader, *, of_classes: bool) -> None:
     metadata = []
-    for group, image in groups.items():
+    for group, subject in groups.items():
+        described = partial(ImageMetadata, group, name=subject.name, first=subject.first)
         if of_classes:
-            classes = dict(enumerate(header.classes))
-            n_levels = len(level_shapes(image.level.shape))
-            metadata.append(ImageMetadata(group, image.axes.without_channels(), image.name, n_levels, classes=classes))
+            axes, n_levels = subject.axes.without_channels(), len(level_shapes(subject.shape))
+            metadata.append(described(axes=axes, n_levels=n_levels, classes=dict(enumerate(header.classes))))
         else:
-            axes = image.axes.with_channels()
-            metadata.append(
-                ImageMetadata(group, axes, image.name, channels=tuple(map(Channel, header.classes)), window=(0.0, 1.0))
-            )
+            axes, channels = subject.axes.with_channels(), tuple(map(Channel, header.classes))
+            metadata.append(described(axes=axes, channels=channels, window=(0.0, 1.0)))
     kind = "mask" if of_classes else "probabilities"
     store.finish(metadata, {"prediction": {"kind": kind, "classes": header.classes}})

@@ -467,6 +467,7 @@ def _header(
         std=tuple(std.tolist()),
         pixel_size={**sizes, "unit": axes.units[-1]},
         provenance={"version": __version__, **plan},
+        channel_names=dataset.channels,
     )
 
 

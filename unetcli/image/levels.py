@@ -1,0 +1,144 @@
+"""A level of a pyramid in place of the image: what a network sees, and the way back to full size.
+
+Pixel ``i`` of a level covers ``[i * factor, (i + 1) * factor)`` of the full size, whether or not the level
+says where its first pixel lies: pyramids are means of blocks, and few writers say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetcli.errors import InputError
+from unetcli.image.axes import MICROMETERS, Axes
+from unetcli.image.resample import SPACE, Factors, Resampling, snapped
+from unetcli.image.store import Image, Level
+from unetcli.image.tiling import Box, Shape, Tile
+
+SAME_SIZE = 1.1
+"""Pixel sizes that differ by less are the same to a network."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An image to segment: the level that the network sees, and what is written.
+
+    Parameters
+    ----------
+    name
+        Of the image.
+    level
+        What the network sees.
+    shape, axes
+        Of what is written; (t, c, z, y, x), with as many channels as the image.
+    first
+        Where the centre of the first pixel that is written lies, from that of the image, by axis.
+    way
+        How what is written is made of what the network returns.
+    """
+
+    name: str
+    level: Level
+    shape: Shape
+    axes: Axes
+    first: Mapping[str, float]
+    way: Resampling
+
+    @classmethod
+    def of(cls, image: Image, number: int, upsample: str) -> Subject:
+        """Take a level of an image; bring it back by ``bilinear`` or ``nearest``, or not at all (``none``)."""
+        level, full = image.at(number), image.level
+        factors = level_factors(full, level)
+        if upsample == "none":
+            by = dict(zip("zyx", factors, strict=True))
+            first = {axis: full.axes.scale_of(axis) * (factor - 1) / 2 for axis, factor in by.items()}
+            same = Resampling(level.shape, (1.0, 1.0, 1.0))
+            return cls(image.name, level, level.shape, full.axes.scaled(by), first, same)
+        back = Resampling(level.shape, (1 / factors[0], 1 / factors[1], 1 / factors[2]), upsample)
+        return cls(image.name, level, full.shape, full.axes, {}, back)
+
+    def inner(self, core: Box, stride: int) -> Box:
+        """Return the part of the level for a core; it starts on the network's stride, so that any tiling agrees."""
+        inner = self.way.source_box(core)
+        for axis in (3, 4):
+            inner = inner.replace(axis, inner.start[axis] // stride * stride, inner.stop[axis])
+        return inner
+
+
+@dataclass(frozen=True)
+class LevelTile(Tile):
+    """A tile that is computed at a level, and written at full size.
+
+    Parameters
+    ----------
+    core
+        What is written, in pixels of what is written.
+    read, inner
+        What is read, and what is computed of it, in pixels of the level.
+    way
+        From `inner` to `core`.
+    """
+
+    inner: Box
+    way: Resampling
+
+    def bring_back(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the core, from values of `inner` (t, c, z, y, x)."""
+        return self.way(block, self.inner, self.core, np.float32)
+
+
+def level_factors(full: Level, level: Level) -> Factors:
+    """Return how many pixels of the full size along z, y and x are one of a level.
+
+    This is what the pixel sizes say, if the numbers of pixels do not speak against it: the last row of an odd
+    image belongs to no pixel of the level, so these alone would be a little off.
+
+    Raises
+    ------
+    InputError
+        If the level has other time points or channels.
+    """
+    if level.shape[:2] != full.shape[:2]:
+        raise InputError(f"{level.path}: has other time points or channels than level 0", fix="--level 0")
+    found = []
+    for axis, name in SPACE.items():
+        n, m = full.shape[axis], level.shape[axis]
+        stated = snapped(level.axes.scale_of(name) / full.axes.scale_of(name))
+        found.append(stated if abs(n / stated - m) <= 1 else n / m)
+    return found[0], found[1], found[2]
+
+
+def size_note(image: Image, number: int, trained: Mapping[str, Any]) -> str | None:
+    """Say that the pixels of a level have another size than those that a model was trained on.
+
+    Parameters
+    ----------
+    image, number
+        The level.
+    trained
+        Pixel size by axis name, and ``unit``, as a model says it.
+
+    Returns
+    -------
+    str or None
+        None, if the sizes are the same or one is not known.
+    """
+    model_um = MICROMETERS.get(str(trained.get("unit")), 0) * float(trained.get("x") or 0)
+    found_um = image.at(number).axes.micrometers_of("x")
+    if not model_um or found_um is None or _same(found_um, model_um):
+        return None
+    sizes_um = [image.at(k).axes.micrometers_of("x") for k in range(len(image.levels))]
+    fits = [k for k, size in enumerate(sizes_um) if size and _same(size, model_um)]
+    remedy = f"--level {fits[0]}" if fits else f"unetcli prep --target-pixel-size {model_um:g}um makes an image that"
+    return (
+        f"pixels are {found_um:g} µm, the model was trained on {model_um:g} µm: objects look "
+        f"{model_um / found_um:.2g} times as large to it ({remedy} fits)"
+    )
+
+
+def _same(a: float, b: float) -> bool:
+    return 1 / SAME_SIZE <= a / b <= SAME_SIZE
