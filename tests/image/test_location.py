@@ -254,9 +254,9 @@ def test_stopped_and_continued_in_a_bucket(tmp_path, array, bucket, calls):
         prep.run([array], bucket, PrepConfig(), workers=1, progress=stop_after(calls))
     with pytest.raises(InputError, match="is not complete"):
         open_store(bucket)
-    done = []
-    prep.run([array], bucket, PrepConfig(), workers=1, progress=lambda *counts: done.append(counts[0]))
-    assert done[0] >= calls
+    lines = [line for file in ledger_path(bucket).rglob("*.done") for line in file.read_text().splitlines()]
+    assert len(set(lines)) >= calls
+    prep.run([array], bucket, PrepConfig(), workers=1)
     prep.run([array], tmp_path / "a.zarr", PrepConfig())
     assert objects(bucket) == local_files(tmp_path / "a.zarr")
 
@@ -350,7 +350,7 @@ def test_what_fails_on_the_way_is_tried_again(tmp_path, array, bucket, server, a
 
 
 @pytest.mark.parametrize("fault", [503, "close"])
-@pytest.mark.parametrize("survived", [0, 20, 50, 70])
+@pytest.mark.parametrize("survived", [0, 20, 35, 50])
 def test_a_server_that_dies_in_the_middle(cli, tmp_path, array, bucket, server, address, survived, fault):
     arguments = ["prep", array, "-o", bucket, "--workers", "2"]
     dead = True
@@ -473,7 +473,7 @@ def test_every_command_takes_stores_from_a_bucket_and_from_the_web(cli, tmp_path
 
     def run_all(at, report):
         images, ids = folders / "images", folders / "ids"
-        small = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
+        small = [f"--{k.replace('_', '-')}={v}" for k, v in {**TINY, "steps": 2, "validate_every": 1}.items()]
         assert cli("prep", images, "--labels", ids, "-o", f"{at}/data.zarr", "--split", "img_02") == 0, cli.err
         assert cli("weights", f"{at}/data.zarr", "-o", f"{at}/weights.zarr") == 0, cli.err
         both = [f"{at}/data.zarr", "--weights", f"{at}/weights.zarr"]
