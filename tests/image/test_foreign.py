@@ -359,6 +359,13 @@ def test_chunks_too_large_to_read_are_refused(tmp_path):
         open_store(tmp_path / "a.zarr")
 
 
+@pytest.mark.parametrize("shape", [(10**12, 5), (10**8, 10**8)])
+def test_sizes_that_can_not_be_are_refused(tmp_path, shape):
+    zarr.create_array(tmp_path / "a.zarr", shape=shape, chunks=(64, 64), dtype="u1")
+    with pytest.raises(InputError, match=r"claims .* pixels; expected at most"):
+        open_store(tmp_path / "a.zarr")
+
+
 def test_units_that_are_not_known_are_dropped_with_a_note(tmp_path):
     path = write_image(tmp_path / "a.zarr", numbered(10, 12))
     edit(path, lambda ome: [a.update(unit=u) for a, u in zip(first(ome)["axes"], ("pixel", "µm"), strict=True)])

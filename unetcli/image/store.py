@@ -47,6 +47,9 @@ from unetcli.image.raw import array_source, check_array
 from unetcli.image.source import MEMORY_BUDGET, check_dtype, check_not_empty, sizes_text
 from unetcli.image.tiling import Box, Shape
 
+MAX_PIXELS, MAX_SIDE = 10**13, 10**9
+"""No image is larger: metadata that claim more are damaged, and would take memory for each of their tiles."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -101,6 +104,12 @@ class Level:
                 f"{self.path}: has chunks of {sizes_text(array.chunks)} pixels, {largest / 2**30:.1f} GiB each; "
                 f"expected at most {MEMORY_BUDGET / 2**30:.0f} GiB",
                 fix="store it again in smaller chunks, for example of 512 x 512 pixels",
+            )
+        if math.prod(array.shape) > MAX_PIXELS or max(array.shape, default=0) > MAX_SIDE:
+            raise InputError(
+                f"{self.path}: claims {sizes_text(array.shape)} pixels; expected at most {MAX_PIXELS:.0e}, and "
+                f"{MAX_SIDE:.0e} along an axis",
+                fix="copy or write the store again",
             )
         return array.with_config({"write_empty_chunks": True, "order": "C"})
 
