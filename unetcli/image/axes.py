@@ -14,8 +14,8 @@ TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 
 UNIT_SYNONYMS = {
     "um": "micrometer", "µm": "micrometer", "μm": "micrometer", "micron": "micrometer", "microns": "micrometer",
-    "nm": "nanometer", "mm": "millimeter", "cm": "centimeter", "m": "meter", "s": "second", "sec": "second",
-    "ms": "millisecond", "min": "minute", "h": "hour",
+    "nm": "nanometer", "mm": "millimeter", "cm": "centimeter", "m": "meter", "Å": "angstrom",
+    "s": "second", "sec": "second", "ms": "millisecond", "min": "minute", "h": "hour", "d": "day",
 }  # fmt: skip
 SPACE_UNITS = frozenset({"angstrom", "nanometer", "micrometer", "millimeter", "centimeter", "meter"})
 TIME_UNITS = frozenset({"millisecond", "second", "minute", "hour", "day"})

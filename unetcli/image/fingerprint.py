@@ -11,20 +11,33 @@ SAMPLE = 2**16
 """Of a larger one, and of each file of a folder, so many bytes from either end: headers, and the index of a
 shard with its checksums."""
 
+LISTS = frozenset({"zarr.json", ".zattrs", ".zgroup"})
+"""Files of the metadata of a group."""
+
 
 def fingerprint(path: Path) -> str:
     """Return a digest of a file, or of all files of a folder, that does not depend on where it lies.
 
     Of a file larger than 16 MiB, and of the files of a store, size and both ends count: a digest of a whole
     slide would cost as much as reading it. What this can miss is a change in the middle of an uncompressed
-    file that keeps its size.
+    file that keeps its size. Label images that `tile-predict` attached to a store are results, so they, and the
+    lists of labels that name them, do not count.
     """
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    files = _without_results(sorted(p for p in path.rglob("*") if p.is_file())) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n".encode())
         digest.update(_sample(file, 2 * SAMPLE if path.is_dir() else WHOLE))
     return digest.hexdigest()[:16]
+
+
+def _without_results(files: list[Path]) -> list[Path]:
+    lists = {f for f in files if f.parent.name == "labels" and f.name in LISTS}
+    described = [f for f in files if f.parent.parent.name == "labels" and f.name in LISTS]
+    results = {f.parent for f in described if b'"unetcli"' in f.read_bytes()}
+    ledgers = {f.parent for f in files if f.parent.suffix == ".unetcli" and f.parent.parent.name == "labels"}
+    results |= ledgers | {ledger.with_suffix("") for ledger in ledgers}
+    return [f for f in files if f not in lists and results.isdisjoint(f.parents)]
 
 
 def _sample(file: Path, whole: int) -> bytes:

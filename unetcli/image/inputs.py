@@ -11,6 +11,8 @@ from unetcli.errors import InputError
 from unetcli.image.axes import AXES, Axes, is_ordered
 from unetcli.image.dataset import TRUTH
 from unetcli.image.files import open_file
+from unetcli.image.new_label import is_attached
+from unetcli.image.ome_tiff import written_attributes
 from unetcli.image.pairing import list_images, stem
 from unetcli.image.source import Source, check_order
 from unetcli.image.store import Level, is_store, open_store
@@ -27,9 +29,9 @@ class Input:
     source
         The pixels.
     labels
-        The label image beside it in its store: the truth, or the only one there is.
+        The label image beside it in its store: the truth, or the only one there is. Results are none.
     attributes
-        What `unetcli` wrote down about the store; empty for a file.
+        What `unetcli` wrote down about the store or the OME-TIFF; empty for any other file.
     """
 
     name: str
@@ -60,12 +62,14 @@ def open_inputs(paths: Sequence[Path], *, axes: str | None = None, is_label: boo
 
 def _open(path: Path, axes: str | None, *, is_label: bool) -> list[Input]:
     if not is_store(path):
-        return [Input(stem(path.name), open_file(path, axes=axes, is_label=is_label), None, {})]
+        source = open_file(path, axes=axes, is_label=is_label)
+        return [Input(stem(path.name), source, None, written_attributes(path))]
     store = open_store(path)
     found = []
     for image in store.images:
         level = image.level if axes is None else _renamed(image.level, axes)
-        names = [n for n in image.label_names if n == TRUTH or len(image.label_names) == 1]
+        given = [n for n in image.label_names if not is_attached(image, n)]
+        names = [n for n in given if n == TRUTH or len(given) == 1]
         found.append(Input(image.name, level, image.labels(names[0]) if names else None, dict(store.attributes)))
     return found
 

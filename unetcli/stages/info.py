@@ -10,6 +10,7 @@ from unetcli.errors import InputError, first_line
 from unetcli.image.axes import describe_shape
 from unetcli.image.files import open_file
 from unetcli.image.ledger import ledger_path
+from unetcli.image.ome_tiff import written_attributes
 from unetcli.image.store import is_store, open_store
 
 
@@ -32,8 +33,9 @@ def run(path: Path) -> dict[str, Any]:
     if path.is_dir() or path.suffix == ".safetensors":
         return _describe_model(path)
     source = open_file(path)
+    written_by = written_attributes(path).get("stage")
     return {
-        "kind": "image file",
+        "kind": "image file" + (f", written by unetcli {written_by}" if written_by else ""),
         "size": describe_shape(source.shape),
         "type": str(source.dtype),
         "axes": source.axes.describe(),

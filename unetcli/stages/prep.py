@@ -19,6 +19,7 @@ from unetcli.errors import InputError
 from unetcli.image.axes import Axes, default_channels, describe_shape, parse_pixel_size
 from unetcli.image.dataset import TRUTH, parse_split
 from unetcli.image.inputs import open_inputs
+from unetcli.image.new_output import check_output, is_tiff_name, new_output
 from unetcli.image.new_store import Layout, NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pairing import list_images, pair
@@ -56,14 +57,14 @@ def run(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Convert images, and their labels, to one OME-Zarr store.
+    """Convert images, and their labels, to one OME-Zarr store, or one image to an OME-TIFF.
 
     Parameters
     ----------
     images
         Files, folders of files, or OME-Zarr stores. More than one image becomes a collection.
     out
-        The new store.
+        The new store; of one image without labels also a TIFF file, told by its name.
     config
         Settings.
     labels
@@ -86,7 +87,11 @@ def run(
     found = list_images(images)
     images = [path for path in found if path in images or path.resolve() != out.resolve()]  # -o among the files
     items = _check(_open_items(images, labels, config))
+    check_output(out, images=len(items), labels=bool(labels), ngff=config.ngff)
     notes = list(dict.fromkeys(note for item in items for note in _notes(item)))
+    if is_tiff_name(out) and items[0].truth is not None:
+        items = [replace(item, truth=None) for item in items]
+        notes.append("the labels beside the image are left out: a TIFF file holds one image")
     truths = [item.truth for item in items if item.truth is not None]
     label_map = make_label_map(truths, notes, kind=config.label_kind, classes=config.classes)
     ndim = _ndim(items, config, label_map, notes)
@@ -94,8 +99,10 @@ def run(
     summary = _summary(out, items, label_map, validation, notes)
     if dry_run:
         return {**summary, "would_write": _planned(items)}
-    store = NewStore(
+    store = new_output(
         out,
+        workers=workers,
+        progress=progress,
         stage="prep",
         settings={**asdict(config), "names": [item.name for item in items]},
         inputs={"images": images, "labels": list_images(labels)},
