@@ -48,9 +48,9 @@ def list_images(paths: Iterable[Path]) -> list[Path]:
     """
     images: list[Path] = []
     for path in paths:
+        require_complete(path)
         if not path.exists():
             raise InputError(f"{path}: no such file or folder", fix="check the path")
-        require_complete(path)
         images += [path] if is_item(path) else images_in(path)
     return images
 

@@ -9,7 +9,7 @@ from typing import Any
 from unetcli.errors import InputError, first_line
 from unetcli.image.axes import describe_shape
 from unetcli.image.files import open_file
-from unetcli.image.ledger import ledger_path
+from unetcli.image.ledger import require_complete
 from unetcli.image.ome_tiff import written_attributes
 from unetcli.image.store import is_store, open_store
 
@@ -22,9 +22,10 @@ def run(path: Path) -> dict[str, Any]:
     InputError
         If it is missing, unfinished, or nothing that `unetcli` reads.
     """
+    require_complete(path)
     if not path.exists():
         raise InputError(f"{path}: does not exist")
-    if is_store(path) or ledger_path(path).exists():
+    if is_store(path):
         return _describe_store(path)
     if (path / "metrics.json").is_file() and not (path / "run.json").exists():
         return _describe_report(path / "metrics.json")

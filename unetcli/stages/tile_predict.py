@@ -19,7 +19,7 @@ from unetcli.image.axes import Channel
 from unetcli.image.ledger import JointLedger
 from unetcli.image.new_label import NewLabel, check_labels
 from unetcli.image.new_output import check_output, new_output
-from unetcli.image.new_store import NewStore, check_apart, collection_groups
+from unetcli.image.new_store import Layout, NewStore, check_apart, collection_groups
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pyramid import build_pyramids, level_shapes, nearest_2x2
 from unetcli.image.source import read_mirrored
@@ -341,7 +341,8 @@ def _tiles(
     channels: int,
 ) -> Iterator[Work]:
     t, _, *zyx = mask.shape
-    for tile in TileGrid((t, classes, *zyx), (1, classes, *mask.shard[2:])):
+    shard = Layout.of(mask.shape).shard  # also of a mask without shards: those of the probabilities nest in it
+    for tile in TileGrid((t, classes, *zyx), (1, classes, *shard[2:])):
         yield Work(f"{name}/{tile.index}", predictor.tile(tile.index, tile.core, channels), (source,), targets)
 
 
