@@ -21,6 +21,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from unetcli import __version__
+from unetcli.atomic import write_atomically
 from unetcli.errors import ConfigError, InputError, is_disk_full
 from unetcli.image.axes import Axes
 from unetcli.image.fingerprint import fingerprint
@@ -204,6 +205,8 @@ class NewStore:
         """
         for partial in self.path.rglob("*.partial"):  # left by a writer that was killed
             partial.unlink()
+        for array in self.path.rglob(".zarray"):
+            _leave_out_checksum(array)
         for image in images:
             self._finish_labels(image)
             for nested in image.nested:
@@ -240,6 +243,16 @@ class NewStore:
 
     def _write_group(self, group: str, attributes: Mapping[str, Any]) -> None:
         write_group(self.path / group, attributes, self.zarr_format)
+
+
+def _leave_out_checksum(array: Path) -> None:
+    """Say nothing of checksums in the metadata of a Zarr 2 array: some readers do not know the word.
+
+    What was compressed has its checksum all the same, and each decoder of zstd checks it.
+    """
+    metadata = json.loads(array.read_bytes())
+    if metadata["compressor"].pop("checksum", None) is not None:
+        write_atomically(array, json.dumps(metadata, indent=4))
 
 
 def write_group(path: Path, attributes: Mapping[str, Any], zarr_format: int) -> None:

@@ -79,8 +79,9 @@ def write_ome_tiff(
                 _, channels, _, y, x = level.shape
                 tile = (_tile_side(y), _tile_side(x))
                 first = level is levels[0]
+                tiles = _tiles(level, tile, is_rgb=is_rgb, workers=workers, progress=progress)
                 tiff.write(
-                    _tiles(level, tile, is_rgb=is_rgb, workers=workers, progress=progress),
+                    tiles,
                     shape=(_n_pages(level.shape, is_rgb=is_rgb), y, x, *([channels] if is_rgb else [])),
                     dtype=level.dtype,
                     tile=tile,
@@ -96,6 +97,7 @@ def write_ome_tiff(
                     maxworkers=workers or available_cpus(),
                     buffersize=BUFFER_BYTES,
                 )
+                next(tiles, None)  # the writer takes what it needs: this lets them end
         file.flush()
         os.fsync(file.fileno())
 
