@@ -70,7 +70,7 @@ def write_ome_tiff(
     attributes
         What `unetcli` writes down about the image; see `written_attributes`.
     workers, progress
-        See `reduce_tiles`.
+        See `reduce_tiles`; progress is called for each band of tiles.
     """
     is_rgb = _is_rgb(levels[0], image)
     with path.open("w+b") as file:
@@ -79,9 +79,8 @@ def write_ome_tiff(
                 _, channels, _, y, x = level.shape
                 tile = (_tile_side(y), _tile_side(x))
                 first = level is levels[0]
-                tiles = _tiles(level, tile, is_rgb=is_rgb, workers=workers, progress=progress)
                 tiff.write(
-                    tiles,
+                    _tiles(level, tile, is_rgb=is_rgb, workers=workers, progress=progress),
                     shape=(_n_pages(level.shape, is_rgb=is_rgb), y, x, *([channels] if is_rgb else [])),
                     dtype=level.dtype,
                     tile=tile,
@@ -97,7 +96,6 @@ def write_ome_tiff(
                     maxworkers=workers or available_cpus(),
                     buffersize=BUFFER_BYTES,
                 )
-                next(tiles, None)  # the writer takes what it needs: this lets them end
         file.flush()
         os.fsync(file.fileno())
 
@@ -136,8 +134,9 @@ def _tiles(
 ) -> Iterator[NDArray[Any]]:
     """Yield the tiles of all planes in raster order, those at the far edges cut to the image."""
     grid = TileGrid(level.shape, (1, level.shape[1] if is_rgb else 1, 1, tile[0], BAND))
-    bands = work_on(level.name, grid, [level])
-    for block in reduce_tiles(lambda _, block: block, bands, workers=workers, progress=progress):
+    bands = reduce_tiles(lambda _, block: block, work_on(level.name, grid, [level]), workers=workers)
+    for done, block in enumerate(bands, start=1):
+        progress(done, len(grid))  # before its tiles: the writer never asks for what is after the last one
         band = block[0, :, 0].transpose(1, 2, 0) if is_rgb else block[0, 0, 0]
         for x in range(0, band.shape[1], tile[1]):
             yield band[:, x : x + tile[1]]
