@@ -129,7 +129,6 @@ def test_version(cli):
         ["augment", "x"],
         ["train", "x"],
         ["tile-predict", "x", "-o", "y"],
-        ["tile-predict", "x", "--model", "y"],
         ["evaluate", "x", "-o", "y"],
         ["evaluate", "x", "y"],
         ["info"],

@@ -120,7 +120,7 @@ def prep(
     given: Mapping[str, Any],
     common: Common,
 ) -> dict[str, Any]:
-    """Convert images, and their labels, to one OME-Zarr data set.
+    """Convert images, and their labels, to one OME-Zarr data set, or one image to x.ome.tif.
 
     [bold]Example[/bold]: unetcli prep images/ --labels labels/ --label-kind classes -o train.zarr
     """
@@ -191,11 +191,17 @@ def train(
 @command(PredictConfig, "tile-predict")
 def tile_predict(
     image: Annotated[Path, Argument(help="OME-Zarr store to segment: path or URL.", metavar="IMAGE.zarr", **STORE)],
-    out: Out,
     model: Annotated[Path, Option("--model", help="Model file, or folder of a training run.", **LOCAL)],
+    out: Annotated[
+        Path | None, Option("-o", "--out", help="The mask: a new store (path or s3:// URL), or mask.ome.tif.", **STORE)
+    ] = None,
+    as_label: Annotated[
+        str | None,
+        Option("--as-label", help="Attach the mask to the image, as labels of this name.", show_default=False),
+    ] = None,
     probabilities: Annotated[
         Path | None,
-        Option("--probabilities", help="Also write the probability of each class to this store.", **STORE),
+        Option("--probabilities", help="Also write the probability of each class, to a store or p.ome.tif.", **STORE),
     ] = None,
     device: Device = "auto",
     *,
@@ -218,6 +224,7 @@ def tile_predict(
             out,
             config,
             model=model,
+            as_label=as_label,
             probabilities=probabilities,
             verify_seams=verify_seams,
             device=device,

@@ -1,6 +1,8 @@
 """New stores keep every pixel, are complete or nothing, and never take the place of what is not ours."""
 
 import itertools
+import json
+import math
 import pickle
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from unetcli.image.ledger import ledger_path
 from unetcli.image.new_store import Layout, NewStore, collection_groups, create_level
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.nodes import is_store
+from unetcli.image.pyramid import level_shapes
 from unetcli.image.store import open_store
 from unetcli.image.tiling import Box, TileGrid
 
@@ -123,6 +126,12 @@ def test_shards_are_made_of_whole_chunks_and_nest(shape):
     )
 
 
+def test_a_slide_of_ten_gigapixels_is_few_files():
+    shards = [(s, Layout.of(s).shard) for s in level_shapes((1, 1, 1, 100_000, 100_000))]
+    files = sum(math.prod(math.ceil(n / m) for n, m in zip(s, shard, strict=True)) + 1 for s, shard in shards) + 1
+    assert (len(shards), files) == (8, 3275)  # docs/stores.md
+
+
 @pytest.mark.parametrize(
     "box",
     [
@@ -154,6 +163,11 @@ def test_a_level_goes_to_another_process(tmp_path):
     level = create_level(tmp_path / "a", YX, (1, 1, 1, 9, 7), "uint16")
     fill(level, random_pixels(level.shape))
     np.testing.assert_array_equal(whole(pickle.loads(pickle.dumps(level))), random_pixels(level.shape))
+
+
+def test_checksums_of_zarr_2_are_not_in_its_metadata(tmp_path):
+    path = make(tmp_path / "a.zarr", zarr_format=2)
+    assert json.loads((path / "0" / ".zarray").read_text())["compressor"] == {"id": "zstd", "level": 1}
 
 
 @pytest.mark.parametrize(

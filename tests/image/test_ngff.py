@@ -9,7 +9,7 @@ import zarr
 from tests.image.test_foreign import numbered, write_image, write_labels, write_plate
 from unetcli.config import PrepConfig
 from unetcli.image import new_store, pyramid
-from unetcli.image.axes import Axes, default_channels
+from unetcli.image.axes import Axes, Channel, default_channels
 from unetcli.image.new_store import NewStore
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, nearest_2x2
@@ -237,3 +237,10 @@ def test_units_that_are_not_known_are_left_out():
         {"name": "y", "type": "space", "unit": "micrometer"},
         {"name": "x", "type": "space"},
     ]
+
+
+def test_channels_of_one_name_are_numbered():
+    channels = tuple(Channel(name) for name in ("a", "a", "a_2", "b", "a"))
+    image = ImageMetadata("", Axes.of("cyx"), channels=channels, window=(0.0, 1.0))
+    labels = [channel["label"] for channel in image.ome(3)["omero"]["channels"]]
+    assert labels == ["a", "a_2", "a_2_2", "b", "a_3"]

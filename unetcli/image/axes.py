@@ -15,8 +15,8 @@ TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 
 UNIT_SYNONYMS = {
     "um": "micrometer", "µm": "micrometer", "μm": "micrometer", "micron": "micrometer", "microns": "micrometer",
-    "nm": "nanometer", "mm": "millimeter", "cm": "centimeter", "m": "meter", "s": "second", "sec": "second",
-    "ms": "millisecond", "min": "minute", "h": "hour",
+    "nm": "nanometer", "mm": "millimeter", "cm": "centimeter", "m": "meter", "Å": "angstrom",
+    "s": "second", "sec": "second", "ms": "millisecond", "min": "minute", "h": "hour", "d": "day",
 }  # fmt: skip
 MICROMETERS = {
     "angstrom": 1e-4, "nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6,

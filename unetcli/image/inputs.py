@@ -15,7 +15,9 @@ from unetcli.image.files import open_file
 from unetcli.image.label_sources import one_channel, open_objects, same_white
 from unetcli.image.layouts import Entry, is_sparse, list_entries
 from unetcli.image.location import ZARR_FILES, Location, require_local
+from unetcli.image.new_label import is_attached
 from unetcli.image.nodes import is_store
+from unetcli.image.ome_tiff import written_attributes
 from unetcli.image.pairing import file_of, listed, pair, stem
 from unetcli.image.source import FileSource, Reading, Source
 from unetcli.image.store import Image, Level, open_store
@@ -32,9 +34,9 @@ class Input:
     source
         The pixels.
     labels
-        The label image beside it: in its store the one asked for, the truth, or the only one there is.
+        The label image beside it: in its store the one asked for, the truth, or the only one there is; no result.
     attributes
-        What `unetcli` wrote down about the store; empty for a file.
+        What `unetcli` wrote down about the store or the OME-TIFF; empty for any other file.
     path, truth_path
         Where image and labels are; no path for labels in the same store.
     notes
@@ -226,7 +228,8 @@ def _open_file(entry: Entry, how: Reading, threshold: int | None) -> Input:
         source = open_file(entry.path, **asdict(replace(how, axes="zyx")))  # by the rules of the challenge
     axes = how.axes.replace("c", "") if how.axes else None
     labels = _open_labels(entry.truth, replace(how, axes=axes), threshold) if entry.truth else None
-    return Input(_name_of(entry, source), source, labels, {}, entry.path, entry.truth, entry.notes)
+    attributes = written_attributes(require_local(file_of(entry.path)))
+    return Input(_name_of(entry, source), source, labels, attributes, entry.path, entry.truth, entry.notes)
 
 
 def _open_labels(path: Location, how: Reading, threshold: int | None) -> Source:
@@ -268,7 +271,7 @@ def _labels(image: Image, pixels: Level, name: str | None) -> tuple[Source | Non
 
     By default it is the truth, or the only one there is, unless nothing is stored of it.
     """
-    names = image.label_names
+    names = tuple(n for n in image.label_names if n == name or not is_attached(image, n))
     chosen = name or (names[0] if len(names) == 1 else TRUTH)
     if name is None and chosen not in names:
         return None, names, ()

@@ -18,19 +18,20 @@ import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from unetcli.errors import ConfigError, InputError
 from unetcli.image.location import Location, empty, write
 
 PLAN = "plan.json"
+L = TypeVar("L", bound=Location)
 LINES = 1000
 """A file of finished tiles gets about so many lines, so that writing it stays cheap."""
 
 
-def ledger_path(out: Location) -> Location:
+def ledger_path(out: L) -> L:
     """Return the folder that holds the ledger of a store."""
-    return out.with_name(out.name + ".unetcli")
+    return out.with_name(out.name + ".unetcli")  # type: ignore[return-value]
 
 
 def require_complete(path: Location) -> None:

@@ -141,7 +141,7 @@ class NewStore:
         self.fingerprint = json.loads(json.dumps({"stage": stage, "settings": settings, "inputs": digests}))
         found = self._find()
         if found == "complete" and not overwrite:
-            check_fingerprint(path, read_attributes(path)["unetcli"]["fingerprint"], self.fingerprint)
+            check_fingerprint(path, self._written()["fingerprint"], self.fingerprint)
         self.complete = found == "complete" and not overwrite
         if not self.complete:
             try:
@@ -162,6 +162,10 @@ class NewStore:
             return "complete"
         raise InputError(f"{self.path}: exists and was not made by unetcli", fix="another -o, or remove it by hand")
 
+    def _written(self) -> dict[str, Any]:
+        """Return what was written down about the complete output that is there."""
+        return dict(read_attributes(self.path)["unetcli"])
+
     def _begin(self, *, anew: bool) -> None:
         """Make folder and ledger, or go on with those that are there.
 
@@ -176,11 +180,16 @@ class NewStore:
         self.path.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(self.path, self.fingerprint)
 
+    @property
+    def _pixels(self) -> Location:
+        """Folder of the arrays."""
+        return self.path
+
     def level(
         self, group: str, level: int, axes: Axes, shape: Shape, dtype: np.dtype[Any] | str, *, is_label: bool = False
     ) -> Level:
         """Create one array of an image, ``group/level``; an empty `group` is the store itself."""
-        path = self.path / group / str(level)
+        path = self._pixels / group / str(level)
         return create_level(path, axes, shape, dtype, is_label=is_label, zarr_format=self.zarr_format)
 
     def finish(self, images: Sequence[ImageMetadata], attributes: Mapping[str, Any]) -> None:
@@ -195,15 +204,8 @@ class NewStore:
         """
         for partial in self.path.rglob("*.partial"):  # left by a writer that was killed
             partial.unlink()
-        for file in self.path.rglob(".zarray"):
-            _forget_checksum(file)
-        ours = {
-            "format": FORMAT,
-            "stage": self.stage,
-            "version": __version__,
-            **attributes,
-            "fingerprint": self.fingerprint,
-        }
+        for array in self.path.rglob(".zarray"):
+            _leave_out_checksum(array)
         for image in images:
             self._finish_labels(image)
             for nested in image.nested:
@@ -215,8 +217,13 @@ class NewStore:
         else:
             self._write_group("OME", self._ome({"series": [image.group for image in images]}))
             root = {"bioformats2raw.layout": 3}
-        self._write_group("", {**self._ome(root), "unetcli": ours})
+        self._write_group("", {**self._ome(root), "unetcli": self._ours(attributes)})
         self.ledger.remove()
+
+    def _ours(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is written down about this output."""
+        made = {"format": FORMAT, "stage": self.stage, "version": __version__}
+        return {**made, **attributes, "fingerprint": self.fingerprint}
 
     def _finish_labels(self, image: ImageMetadata) -> None:
         if not image.labels:
@@ -234,23 +241,26 @@ class NewStore:
         return {"ome": {"version": "0.5", **metadata}}
 
     def _write_group(self, group: str, attributes: Mapping[str, Any]) -> None:
-        path = self.path / group
-        with reaching(path):
-            if not is_store(path):
-                zarr.create_group(zarr_path(path, new=True), attributes=dict(attributes), zarr_format=self.zarr_format)  # type: ignore[arg-type]
-            else:
-                group_there = zarr.open_group(zarr_path(path), mode="r+", use_consolidated=False)
-                group_there.attrs.put(dict(attributes))
+        write_group(self.path / group, attributes, self.zarr_format)
 
 
-def _forget_checksum(file: Location) -> None:
-    """Take out of an array's metadata (Zarr 2) that chunks have checksums, which some readers do not know.
+def _leave_out_checksum(array: Location) -> None:
+    """Say nothing of checksums in the metadata of a Zarr 2 array: some readers do not know the word.
 
-    Only a writer needs to know: a frame of zstd says itself that it ends with a checksum, and it is checked then.
+    What was compressed has its checksum all the same, and each decoder of zstd checks it.
     """
-    metadata = json.loads(file.read_text())
+    metadata = json.loads(array.read_bytes())
     if metadata["compressor"].pop("checksum", None) is not None:
-        write(file, json.dumps(metadata, indent=4))
+        write(array, json.dumps(metadata, indent=4))
+
+
+def write_group(path: Location, attributes: Mapping[str, Any], zarr_format: int) -> None:
+    """Create a group with attributes, or replace those of one that is there, by one atomic step."""
+    with reaching(path):
+        if not is_store(path):
+            zarr.create_group(zarr_path(path, new=True), attributes=dict(attributes), zarr_format=zarr_format)  # type: ignore[arg-type]
+        else:
+            zarr.open_group(zarr_path(path), mode="r+", use_consolidated=False).attrs.put(dict(attributes))
 
 
 def collection_groups(names: Iterable[str]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,12 +89,12 @@ class ImageMetadata:
         low, high = self.window or (0.0, 1.0)
         return [
             {
-                "label": channel.name,
+                "label": label,
                 "color": channel.color or "FFFFFF",
                 "active": True,
                 "window": {"min": low, "max": high, "start": low, "end": high},
             }
-            for channel in self.channels
+            for label, channel in zip(_unique([c.name for c in self.channels]), self.channels, strict=True)
         ]
 
     def _label_properties(self) -> dict[str, Any]:
@@ -106,6 +107,15 @@ class ImageMetadata:
             **(described if classes else {}),
             **({"source": {"image": self.source}} if self.source else {}),
         }
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Return the names, numbered where others had them before: some readers find channels by name."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{k}" for k in itertools.count(2))
+        found.append(next(n for n in itertools.chain([name], numbered) if n not in found))
+    return found
 
 
 PALETTE = (

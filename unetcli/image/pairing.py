@@ -50,9 +50,9 @@ def list_images(paths: Iterable[Location]) -> list[Location]:
     """
     images: list[Location] = []
     for path in paths:
+        require_complete(path)
         if not file_of(path).exists():
             raise nothing_at(path)
-        require_complete(path)
         images += [path] if is_item(path) else images_in(path)
     return images
 

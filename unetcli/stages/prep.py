@@ -20,6 +20,7 @@ from unetcli.image.dataset import TRUTH, parse_split, shares_text
 from unetcli.image.inputs import Input, join_labels, open_entries
 from unetcli.image.layouts import list_entries
 from unetcli.image.location import Location
+from unetcli.image.new_output import check_output, is_tiff_name, new_output
 from unetcli.image.new_store import Layout, NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pyramid import build_pyramids, create_two_levels, level_shapes, mean_2x2, mode_2x2, nearest_2x2
@@ -58,14 +59,14 @@ def run(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Convert images, and their labels, to one OME-Zarr store.
+    """Convert images, and their labels, to one OME-Zarr store, or one image to an OME-TIFF.
 
     Parameters
     ----------
     images
         Files, folders of files, or OME-Zarr stores. More than one image becomes a collection.
     out
-        The new store.
+        The new store; of one image without labels also a TIFF file, told by its name.
     config
         Settings.
     labels
@@ -92,15 +93,21 @@ def run(
     opened = open_entries(entries, how, **meant, with_labels=not labels)
     used, notes = join_labels(opened, labels, how, **meant)
     items = [_view(item, config) for item in _check(_items(used, config))]
+    check_output(out, images=len(items), labels=bool(labels), ngff=config.ngff)
     notes = list(dict.fromkeys([*notes, *(note for item in items for note in _notes(item))]))
+    if is_tiff_name(out) and items[0].truth is not None:
+        items = [replace(item, truth=None) for item in items]
+        notes.append("the labels beside the image are left out: a TIFF file holds one image")
     label_map = _label_map(items, config, notes)
     ndim = _ndim(items, config, label_map, notes)
     validation = parse_split(config.split, {i.name: i.image.shape[0] * i.image.shape[2] for i in items})
     summary = _summary(out, items, label_map, validation, notes)
     if dry_run:
         return {**summary, "would_write": _planned(items)}
-    store = NewStore(
+    store = new_output(
         out,
+        workers=workers,
+        progress=progress,
         stage="prep",
         settings={**asdict(config), "names": [item.name for item in items]},
         inputs={

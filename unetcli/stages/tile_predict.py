@@ -20,6 +20,8 @@ from unetcli.image.axes import Channel, known_names
 from unetcli.image.ledger import JointLedger
 from unetcli.image.levels import LevelTile, Subject, size_note
 from unetcli.image.location import Location
+from unetcli.image.new_label import NewLabel, check_labels
+from unetcli.image.new_output import check_output, new_output
 from unetcli.image.new_store import Layout, NewStore, check_apart, collection_groups
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pyramid import build_pyramids, level_shapes, nearest_2x2
@@ -44,10 +46,11 @@ NOT_LOCAL = {"instance", "group"}
 
 def run(
     image: Location,
-    out: Location,
+    out: Location | None,
     config: PredictConfig,
     *,
     model: Path,
+    as_label: str | None = None,
     probabilities: Location | None = None,
     verify_seams: bool = False,
     device: str = "auto",
@@ -63,13 +66,15 @@ def run(
     image
         An OME-Zarr store.
     out
-        The new store: class of each pixel (uint8).
+        The new store, or of one image a TIFF file: class of each pixel (uint8). None with `as_label`.
     config
         Settings.
     model
         A model file, or the folder of a training run.
+    as_label
+        Attach the mask to each image in place of a new store: name of the label image.
     probabilities
-        Also write the probability of each class to this store.
+        Also write the probability of each class to this store or TIFF file.
     verify_seams
         Compare tiles with one large tile on a sample first.
     device
@@ -84,11 +89,18 @@ def run(
     dict
         Images, tiles, and with `verify_seams` the greatest difference.
     """
+    if (out is None) == (as_label is None):
+        raise ConfigError(
+            f"{'neither' if out is None else 'both'} -o and --as-label given; expected one of them",
+            fix="-o mask.zarr for a new store, or --as-label prediction for labels beside the image",
+        )
     source = open_store(image)
     predictor = Predictor.load(model, config, device)
     predictor.check(source)
     subjects = [Subject.of(i, config.level, config.upsample) for i in source.images]
     notes = predictor.notes(source)
+    groups = dict(zip(collection_groups(s.name for s in subjects), subjects, strict=True))
+    _check_outputs(source, out, as_label, probabilities, config)
     if dry_run:
         return {**predictor.dry_run(subjects), **notes}
     settings = {
@@ -98,29 +110,68 @@ def run(
         "outputs": ["mask", *(["probabilities"] if probabilities else [])],
     }
     inputs = {"image": image, "model": model_file(model)}
-    if probabilities is not None:
-        check_apart(probabilities, [image, model_file(model), out])
-    mask = NewStore(out, stage="tile-predict", settings=settings, inputs=inputs, overwrite=overwrite)
-    stores = [mask]
-    if probabilities is not None:
-        stage = "tile-predict probabilities"
-        stores.append(NewStore(probabilities, stage=stage, settings=settings, inputs=inputs, overwrite=overwrite))
-    if mask.complete and not all(store.complete for store in stores):
-        raise ConfigError(f"{out} is complete, but {probabilities} is not", fix="--overwrite makes both again")
-    summary: dict[str, Any] = {"out": str(out), "already_done": mask.complete, "images": len(source.images)}
+    begun: dict[str, Any] = {"settings": settings, "inputs": inputs, "overwrite": overwrite}
+    masks, maps = _begin(source, groups, out or as_label or "", probabilities, begun, workers, progress)
+    done = [mask.path for mask, _ in masks if mask.complete]
+    if done and not all(store.complete for store in maps):
+        raise ConfigError(f"{done[0]} is complete, but {probabilities} is not", fix="--overwrite makes both again")
+    written = str(out) if out else f"{image}, labels {as_label}"
+    summary: dict[str, Any] = {"out": written, "already_done": len(done) == len(masks), "images": len(source.images)}
     if verify_seams:
         summary["greatest_difference_at_seams"] = predictor.verify_seams(subjects[0].level)
-    if not mask.complete:
-        groups = dict(zip(collection_groups(s.name for s in subjects), subjects, strict=True))
-        works, masks = _lay_out(groups, predictor, stores)
-        ledger = JointLedger([store.ledger for store in stores if not store.complete])
-        predictor.run_over(works, ledger, workers, progress)
-        build_pyramids(mask, masks, nearest_2x2, workers=workers, progress=progress)
-        for store in reversed(stores):  # the mask last: it stands for the whole run
-            if not store.complete:
-                _finish(store, groups, predictor.header, of_classes=store is mask)
+    for mask, images in masks:
+        if not mask.complete:
+            open_stores = [store for store in (mask, *maps) if not store.complete]
+            works, levels = _lay_out(images, predictor, open_stores)
+            predictor.run_over(works, JointLedger([store.ledger for store in open_stores]), workers, progress)
+            build_pyramids(mask, levels, nearest_2x2, workers=workers, progress=progress)
+    for store, images in [*((store, groups) for store in maps), *masks]:  # the masks last: they stand for the run
+        if not store.complete:
+            _finish(store, images, predictor.header, of_classes=store not in maps)
+    if not summary["already_done"]:
         summary["tiles"] = predictor.count_tiles(subjects)
     return {**summary, **notes}
+
+
+def _check_outputs(
+    source: Store, out: Location | None, as_label: str | None, probabilities: Location | None, config: PredictConfig
+) -> None:
+    """Refuse outputs that can not be, before anything is written."""
+    if out is not None:
+        check_output(out, images=len(source.images))
+    if as_label is not None:
+        check_labels(source.images, as_label)
+    if probabilities is not None:
+        check_output(probabilities, images=len(source.images), dtype=config.probability_dtype)
+
+
+def _begin(
+    source: Store,
+    groups: dict[str, Subject],
+    out: Location | str,
+    probabilities: Location | None,
+    begun: dict[str, Any],
+    workers: int | None,
+    progress: Progress,
+) -> tuple[list[tuple[NewStore, dict[str, Subject]]], list[NewStore]]:
+    """Begin the outputs: masks with the images that each is of, and maps of probabilities, one or none.
+
+    The masks are a new store, or, where `out` is the name of labels, one for each image.
+    """
+
+    def begin(path: Location, stage: str) -> NewStore:
+        return new_output(path, stage=stage, workers=workers, progress=progress, **begun)
+
+    if probabilities is not None:
+        check_apart(probabilities, [*begun["inputs"].values(), *([] if isinstance(out, str) else [out])])
+    masks: list[tuple[NewStore, dict[str, Subject]]]
+    if not isinstance(out, str):
+        masks = [(begin(out, "tile-predict"), groups)]
+    else:
+        labels = [NewLabel(source.path, i, out, stage="tile-predict", **begun) for i in source.images]
+        masks = [(label, {group: groups[group]}) for label, group in zip(labels, groups, strict=True)]
+    maps = [begin(probabilities, "tile-predict probabilities")] if probabilities is not None else []
+    return masks, maps
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,147 @@
+"""What is written to the path that a user gives: an OME-TIFF if it is named so, else an OME-Zarr store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unetcli.errors import ConfigError, InputError
+from unetcli.image.axes import Axes
+from unetcli.image.ledger import PLAN, Ledger, ledger_path
+from unetcli.image.location import Location, empty, local_path
+from unetcli.image.new_store import NewStore
+from unetcli.image.ngff import ImageMetadata
+from unetcli.image.ome_tiff import PIXEL_TYPES, write_ome_tiff, written_attributes
+from unetcli.image.store import Level
+from unetcli.image.streaming import Progress, silent
+from unetcli.image.tiling import Shape
+
+
+def is_tiff_name(path: Location) -> bool:
+    """Tell whether a path is named like a TIFF file."""
+    return path.suffix.lower() in (".tif", ".tiff")
+
+
+def check_output(path: Location, *, images: int, labels: bool = False, dtype: str = "uint8", ngff: str = "0.5") -> None:
+    """Refuse an output that can not hold what is to be written, before anything is.
+
+    Parameters
+    ----------
+    images
+        Number of images.
+    labels
+        Whether there are labels beside them.
+    dtype
+        Type of the pixels.
+    ngff
+        Version of OME-Zarr that was asked for.
+
+    Raises
+    ------
+    ConfigError
+        If it is named like a TIFF file, which holds one image, of some types, and is no OME-Zarr.
+    """
+    if not is_tiff_name(path):
+        return
+    local_path(str(path))
+    reasons = {
+        f"{images} images": images > 1,
+        "an image with its labels": labels,
+        f"pixels of {dtype}": dtype not in PIXEL_TYPES,
+        f"OME-Zarr {ngff} (--ngff)": ngff != "0.5",
+    }
+    for what in (reason for reason, holds in reasons.items() if holds):
+        raise ConfigError(
+            f"{path}: a TIFF file can not hold {what}; expected one image of integers, float32 or float64",
+            fix=f"-o {path.name.split('.')[0]}.zarr",
+        )
+
+
+def new_output(path: Location, *, workers: int | None = None, progress: Progress = silent, **begun: Any) -> NewStore:  # noqa: ANN401 - as NewStore takes them
+    """Begin what a path is named like.
+
+    Parameters
+    ----------
+    path
+        A store, or a TIFF file; see `check_output`.
+    workers, progress
+        For the export to TIFF: see `reduce_tiles`.
+    begun
+        The other parameters of `NewStore`.
+    """
+    if is_tiff_name(path):
+        return NewTiff(local_path(str(path)), workers=workers, progress=progress, **begun)
+    return NewStore(path, **begun)
+
+
+class NewTiff(NewStore):
+    """An OME-TIFF that is being written.
+
+    A TIFF file has one writer and can not be continued. So the levels are first written as those of a store, in
+    the ledger's folder, and exported when all of them are there: to a file in that folder, which is then renamed.
+    The plan of the ledger is removed before the rest of it: what is left after a kill is not continued.
+
+    Parameters
+    ----------
+    path
+        The file.
+    workers, progress
+        For the export: see `reduce_tiles`.
+    begun
+        The other parameters of `NewStore`.
+    """
+
+    def __init__(self, path: Path, *, workers: int | None, progress: Progress, **begun: Any) -> None:  # noqa: ANN401
+        self._workers, self._progress = workers, progress
+        self._levels: dict[int, Level] = {}
+        self.file = path
+        super().__init__(path, **begun)
+        if self.complete:
+            self._forget()
+
+    def _find(self) -> str:
+        if (ledger_path(self.path) / PLAN).is_file():
+            return "begun"
+        if not self.path.exists():
+            return "nothing"
+        if self._written():
+            return "complete"
+        raise InputError(f"{self.path}: exists and was not made by unetcli", fix="another -o, or remove it by hand")
+
+    def _written(self) -> dict[str, Any]:
+        return written_attributes(self.file)
+
+    def _begin(self, *, anew: bool) -> None:
+        if anew:
+            self._forget()
+        self.ledger = Ledger(self.path, self.fingerprint)
+
+    def _forget(self) -> None:
+        ledger = ledger_path(self.file)
+        (ledger / PLAN).unlink(missing_ok=True)
+        if ledger.exists():
+            empty(ledger)
+            ledger.rmdir()
+
+    @property
+    def _pixels(self) -> Location:
+        return self.ledger.scratch("pixels")
+
+    def level(
+        self, group: str, level: int, axes: Axes, shape: Shape, dtype: np.dtype[Any] | str, *, is_label: bool = False
+    ) -> Level:
+        """Create one level of the image."""
+        self._levels[level] = super().level(group, level, axes, shape, dtype, is_label=is_label)
+        return self._levels[level]
+
+    def finish(self, images: Sequence[ImageMetadata], attributes: Mapping[str, Any]) -> None:
+        """Export the levels of the one image with all metadata, and forget the ledger."""
+        (image,) = images
+        file = ledger_path(self.file) / "export.tif"
+        levels = [self._levels[k] for k in sorted(self._levels)]
+        write_ome_tiff(file, levels, image, self._ours(attributes), workers=self._workers, progress=self._progress)
+        file.replace(self.file)
+        self._forget()
