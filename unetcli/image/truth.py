@@ -20,6 +20,8 @@ from unetcli.image.streaming import reduce_tiles, work_on
 from unetcli.image.tiling import Box, Tile, TileGrid
 
 Block = NDArray[Any]
+COUNTED = 2**20
+"""Values up to this are counted in a table."""
 SAMPLE_TILE = (1, 16, 1, 2048, 2048)
 """Tiles in which label values are counted: files have no shards."""
 MANY = 255
@@ -186,9 +188,18 @@ def count_values(truths: Sequence[Source]) -> Counter[int]:
     """Count the pixels of each value in labels, tile by tile."""
     works = [w for truth in truths for w in work_on(truth.name, TileGrid(truth.shape, SAMPLE_TILE), [truth])]
     counts: Counter[int] = Counter()
-    for values, n in reduce_tiles(lambda _, block: np.unique(block, return_counts=True), works):
+    for values, n in reduce_tiles(lambda _, block: _unique(block), works):
         counts.update(dict(zip(map(int, values.tolist()), n.tolist(), strict=True)))
     return counts
+
+
+def _unique(block: Block) -> tuple[Block, Block]:
+    """Return the values of a block and how often each is there; small ones are counted, which beats sorting."""
+    if block.dtype.kind in "iu" and block.min() >= 0 and block.max() < COUNTED:
+        counts = np.bincount(block.ravel().astype(np.int64, copy=False))
+        values = np.flatnonzero(counts)
+        return values, counts[values]
+    return np.unique(block, return_counts=True)
 
 
 def check_not_interpolated(truths: Sequence[Source], counts: Mapping[int, int]) -> None:
