@@ -349,6 +349,22 @@ class EvaluateConfig(LabelConfig):
     fail_under: str | None = setting(None, "Exit with 7 if a mean is worse: iou=0.9,warping_error=0.001.")
 
 
+CONFIGS: dict[str, type[Config]] = {
+    "prep": PrepConfig,
+    "weights": WeightsConfig,
+    "augment": AugmentConfig,
+    "train": TrainConfig,
+    "tile-predict": PredictConfig,
+    "evaluate": EvaluateConfig,
+}
+"""Settings of each command."""
+
+
+def default_settings(command: str) -> dict[str, Any]:
+    """Return the defaults of a command; of an unknown one, nothing."""
+    return {f.name: f.default for f in dataclasses.fields(CONFIGS[command])} if command in CONFIGS else {}
+
+
 def with_preset(preset: str, **given: Any) -> TrainConfig:  # noqa: ANN401 - any setting
     """Return the settings of a preset, changed by what is given.
 

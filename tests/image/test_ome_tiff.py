@@ -211,7 +211,7 @@ def test_killed_at_any_moment_of_finishing(tmp_path, monkeypatch, overwrite):
     make(tmp_path / "whole.tif")
     expected = (tmp_path / "whole.tif").read_bytes()
     steps = [
-        (ome_tiff.os, "fsync"), (Path, "replace"), (Path, "unlink"), (output.shutil, "rmtree"),
+        (ome_tiff.os, "fsync"), (Path, "replace"), (Path, "unlink"), (output, "empty"),
     ]  # fmt: skip
     for owner, name in steps:
         path = tmp_path / f"{name}.tif"
@@ -223,8 +223,9 @@ def test_killed_at_any_moment_of_finishing(tmp_path, monkeypatch, overwrite):
             patch.setattr(owner, name, raise_killed)
             with pytest.raises(Killed):
                 make(path)
-        with pytest.raises(InputError, match="is not complete"):
-            require_complete(path)
+        if name != "empty":  # by then the file is there, and the plan is gone
+            with pytest.raises(InputError, match="is not complete"):
+                require_complete(path)
         if not begin(path).complete:
             make(path)
         require_complete(path)

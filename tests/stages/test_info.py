@@ -35,7 +35,7 @@ def test_a_data_set_with_object_ids(instances):
     assert found["levels"] == f"1: yx {SIZE} x {SIZE}"
     assert found["chunks"] == f"{SIZE} x {SIZE}, 1 file at full resolution"
     assert found["made_by"] == f"unetcli prep, version {__version__}"
-    assert found["settings"] == "split img_02, ngff 0.5"
+    assert found["settings"] == "split img_02"
     assert found["faults"] == []
     assert found["classes"] == "instances: background, object"
     assert found["validation"] == "img_02"

@@ -225,7 +225,7 @@ def test_a_level_that_is_not_there(tmp_path):
     for path in ("a.npy", "a.zarr"):
         with pytest.raises(InputError, match=r"a\.(npy|zarr): has .*level") as error:
             prep.run([tmp_path / path], tmp_path / "o", PrepConfig(level=2))
-        assert "--level 0" in error.value.fix
+        assert "--level" in error.value.fix
 
 
 def test_channels_are_chosen_and_named(tmp_path):

@@ -475,7 +475,7 @@ def test_a_resumed_run_counts_the_same(tmp_path, small_tiles):
     prepare(tmp_path, THREE, THREE, out="whole.zarr")
     arguments = [tmp_path / "images"], tmp_path / "o.zarr", PrepConfig()
     with pytest.raises(Stopped):
-        prep.run(*arguments, labels=[tmp_path / "labels"], progress=stop_after(30))
+        prep.run(*arguments, labels=[tmp_path / "labels"], progress=stop_after(8))
     prep.run(*arguments, labels=[tmp_path / "labels"])
     assert_same_files(tmp_path / "o.zarr", tmp_path / "whole.zarr")
 

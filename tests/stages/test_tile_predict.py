@@ -370,7 +370,7 @@ def test_tiles_of_a_level_agree(models, deep, tmp_path_factory, height, width, e
     folder = tmp_path_factory.mktemp("levels")
     data = prepared(folder, cells((height, width), 2)[0])
     geometry = load_model(models["same"])[1].geometry
-    level = len(open_store(data).images[0].level_paths) - 1
+    level = len(open_store(data).images[0].levels) - 1
     found = []
     for shard, step in ((32, 1 + extra), (4096, 100)):
         with pytest.MonkeyPatch.context() as patch:

@@ -37,8 +37,10 @@ class Input:
         The label image beside it: in its store the one asked for, the truth, or the only one there is; no result.
     attributes
         What `unetcli` wrote down about the store or the OME-TIFF; empty for any other file.
-    path, truth_path
-        Where image and labels are; no path for labels in the same store.
+    path
+        Where the image is.
+    truth_files
+        What the labels are read from; nothing for labels in the same store.
     notes
         What was left out of its folder, in plain words.
     label_names
@@ -50,7 +52,7 @@ class Input:
     labels: Source | None
     attributes: dict[str, Any]
     path: Location
-    truth_path: Location | None = None
+    truth_files: tuple[Location, ...] = ()
     notes: tuple[str, ...] = ()
     label_names: tuple[str, ...] = ()
 
@@ -176,7 +178,7 @@ def _joined(image: Input, truth: Input) -> Input:
     labels = _own_labels(truth)
     if labels is None and truth.path == image.path:
         raise InputError(f"{image.path}: is given as image and as its own labels", fix="--labels LABELS")
-    return replace(image, labels=labels or truth.source, truth_path=truth.path)
+    return replace(image, labels=labels or truth.source, truth_files=tuple(truth.files))
 
 
 def _with_own_labels(opened: Sequence[Input], label_name: str | None) -> list[Input]:
@@ -229,7 +231,8 @@ def _open_file(entry: Entry, how: Reading, threshold: int | None) -> Input:
     axes = how.axes.replace("c", "") if how.axes else None
     labels = _open_labels(entry.truth, replace(how, axes=axes), threshold) if entry.truth else None
     attributes = written_attributes(require_local(file_of(entry.path)))
-    return Input(_name_of(entry, source), source, labels, attributes, entry.path, entry.truth, entry.notes)
+    truth_files = (entry.truth,) if entry.truth else ()
+    return Input(_name_of(entry, source), source, labels, attributes, entry.path, truth_files, entry.notes)
 
 
 def _open_labels(path: Location, how: Reading, threshold: int | None) -> Source:

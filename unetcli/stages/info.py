@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from unetcli.config import default_settings
 from unetcli.errors import FaultsError, InputError, first_line
 from unetcli.image.axes import Channel, describe_shape
 from unetcli.image.check import Findings, Subject, check_pixels
@@ -206,7 +207,6 @@ def _recorded(attributes: Mapping[str, Any]) -> dict[str, Any]:
     data = attributes.get("data", {})
     if data:
         described["classes"] = f"{data['label_kind']}: {', '.join(data['classes'])}" if data["label_kind"] else "none"
-        described["channels"] = ", ".join(data.get("channels", ())) or "not named"
         if data.get("class_pixels"):
             described["shares"] = shares_text(data["classes"], data["class_pixels"])
         described["gray_values"] = [f"{s['min']:g} to {s['max']:g}, mean {s['mean']:.4g}" for s in data["statistics"]]
@@ -215,9 +215,11 @@ def _recorded(attributes: Mapping[str, Any]) -> dict[str, Any]:
         described["classes"] = ", ".join(attributes["prediction"].get("classes", ()))
     if "version" in attributes:
         settings = attributes.get("fingerprint", {}).get("settings", {})
-        given = [f"{k} {v}" for k, v in settings.items() if v is not None and isinstance(v, (str, int, float))]
+        defaults = default_settings(attributes["stage"])
+        plain = {k: v for k, v in settings.items() if isinstance(v, (str, int, float)) and v != defaults.get(k)}
+        given = [f"{k} {v}" for k, v in plain.items()]
         described["made_by"] = f"unetcli {attributes['stage']}, version {attributes['version']}"
-        described["settings"] = ", ".join(given) or "none"
+        described["settings"] = ", ".join(given) or "the defaults"
     return described
 
 
@@ -239,6 +241,8 @@ def _files(path: Location) -> tuple[dict[str, Any], list[Subject], Findings]:
     described: dict[str, Any] = {"kind": "image file"}
     if paths != [path]:
         described = {"kind": "folder of images", "images": f"{len(paths)}: {_few([file.name for file in paths])}"}
+    elif opened and "stage" in opened[0].attributes:
+        described["kind"] += f", written by unetcli {opened[0].attributes['stage']}"
     if opened:
         described |= _pixels([item.source for item in opened])
     found.notes += [str(difference) for difference in differences(path.name, [(i.name, i.source) for i in opened])]

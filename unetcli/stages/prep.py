@@ -112,7 +112,7 @@ def run(
         settings={**asdict(config), "names": [item.name for item in items]},
         inputs={
             "images": list(dict.fromkeys(file for i in used for file in i.files)),
-            "labels": list(dict.fromkeys(i.truth_path for i in used if i.truth_path)),
+            "labels": list(dict.fromkeys(file for i in used for file in i.truth_files)),
         },
         overwrite=overwrite,
         zarr_format=2 if config.ngff == "0.4" else 3,
