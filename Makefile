@@ -27,7 +27,8 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
-bench: .venv/installed   ## speed and memory, printed as a table
+bench: .venv/installed   ## speed and memory beside peers, printed as a table
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
 
 docs: .venv/installed   ## write the options of each command into docs/
