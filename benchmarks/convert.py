@@ -73,13 +73,39 @@ with tifffile.TiffFile(sys.argv[1]) as tif:
         while part := [s for _, s in zip(range(64), segments)]:
             target.writelines(pool.map(copy, part))
 """
-"""Decodes every tile, compresses it again and writes it to one file: no pyramid, no statistics, no metadata."""
+"""Decodes every tile, compresses it again and writes it: no pyramid, no statistics, no metadata, no checksums."""
+
+RAW_ZARR = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+import tifffile, zarr
+from zarr.codecs import ZstdCodec
+with tifffile.TiffFile(sys.argv[1]) as tif:
+    page, file = tif.pages[0], tif.filehandle
+    codec = ZstdCodec(level=1, checksum=True)
+    target = zarr.create_array(sys.argv[2], shape=page.shape, dtype=page.dtype, chunks=(512, 512), shards=(512, 16384),
+                               compressors=codec)
+    n = page.shape[1] // page.tilewidth
+    def copy(row):
+        import numpy
+        band = numpy.empty((page.tilelength, page.shape[1]), page.dtype)
+        at = slice(row * n, row * n + n)
+        segments = file.read_segments(page.dataoffsets[at], page.databytecounts[at])
+        for i, (segment, _) in enumerate(segments):
+            pixels, _, _ = page.decode(segment, row * n + i)
+            band[:, i * 512 : i * 512 + 512] = pixels[0, :, :, 0]
+        target[row * 512 : row * 512 + 512] = band
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(copy, range(page.shape[0] // page.tilelength)))
+"""
+"""The same with zarr-python: a sharded array, and nothing else."""
 
 CONVERTERS = {
     "unetcli prep: pyramid, statistics": (UNETCLI, "unetcli"),
     "ngff-zarr": (NGFF_ZARR, "ngff-zarr"),
     "ome-zarr-py": (OME_ZARR, "ome-zarr"),
-    "raw pass: decode, compress, write once": (RAW, "tifffile"),
+    "raw pass to one file, no format": (RAW, "tifffile"),
+    "raw pass to a Zarr array of one level": (RAW_ZARR, "tifffile"),
 }
 """What is compared: name to program and the package that it stands for."""
 

@@ -14,7 +14,6 @@ from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 from unetcli.errors import InputError
 from unetcli.image.cache import LARGEST_BAND, SHARED
-from unetcli.image.lzw import check_lzw
 from unetcli.image.ome import companion_of, member_files, member_names, read_companion, without_members
 from unetcli.image.pixel_size import pixel_size
 from unetcli.image.raw import contiguous_reader
@@ -241,6 +240,8 @@ def decoder_of(page: TiffPage) -> Decode:
 
 def decode_lzw(decode: Decode, data: bytes, index: int, *, is_reversed: bool) -> Any:  # noqa: ANN401 - as tifffile
     """Decode a segment that was found to be sound."""
+    from unetcli.image.lzw import check_lzw  # compiled: numba is loaded for those who need it
+
     check_lzw(data, is_reversed=is_reversed)
     return decode(data, index)
 
