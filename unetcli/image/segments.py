@@ -15,7 +15,7 @@ from unetcli.image.cache import SHARED
 from unetcli.image.raw import opened, pread, read_contiguous
 from unetcli.image.source import AnyArray, Region
 
-BAND_ROWS = 2048
+BAND_ROWS = 4096
 """Rows of the tiles that read an image in raster order: the strips of one band of them are needed again and again."""
 JPEG_COMPRESSIONS = frozenset({6, 7, 34892, 33007})
 Decode = Callable[..., Any]

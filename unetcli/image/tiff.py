@@ -205,7 +205,7 @@ def storage_notes(page_format: PageFormat, n_sparse: int, n_together: int) -> It
     if page_format.is_raw:
         return
     band = band_bytes(page_format) * n_together
-    SHARED.make_room(max(min(2 * band, LARGEST_BAND), page_format.segment_bytes))
+    SHARED.make_room(max(min(5 * band // 4, LARGEST_BAND), page_format.segment_bytes))
     if band > LARGEST_BAND:
         yield (
             f"rows of tiles take {band / 2**30:.1f} GiB once decoded, more than are kept: strips are decoded several "
