@@ -17,9 +17,11 @@ from unetcli.image.inspect import interpolated
 from unetcli.image.label_sources import COLOUR, ObjectFiles, ShownLabels
 from unetcli.image.source import Source
 from unetcli.image.streaming import reduce_tiles, work_on
-from unetcli.image.tiling import Box, Tile, TileGrid
+from unetcli.image.tiling import Box, Tile, TileGrid, spans
 
 Block = NDArray[Any]
+BAND = 64
+"""Rows whose classes are looked up at once: positions take eight bytes a pixel."""
 COUNTED = 2**20
 """Values up to this are counted in a table."""
 SAMPLE_TILE = (1, 16, 1, 2048, 2048)
@@ -63,11 +65,17 @@ class LabelMap:
         """Turn label values to class indices (uint8), or keep ids (uint32)."""
         if self.kind == "instances":
             return block.astype(self.dtype)
+        mapped: Block = np.empty(block.shape, self.dtype)
+        for first, last in spans(0, block.shape[3], BAND):
+            mapped[..., first:last, :] = self._classes_of(block[..., first:last, :])
+        return mapped
+
+    def _classes_of(self, block: Block) -> Block:
         values = np.asarray(self.values)
         order = np.argsort(values)
         at = np.searchsorted(values, block, sorter=order).clip(max=len(values) - 1)
-        mapped: Block = np.array(self.indices, dtype=self.dtype)[order[at]]
-        return mapped
+        classes: Block = np.array(self.indices, dtype=self.dtype)[order[at]]
+        return classes
 
     def counted(self, counts: Mapping[int, int]) -> LabelMap:
         """Return the same with the number of pixels of each class, from that of each value."""
