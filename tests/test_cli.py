@@ -620,3 +620,17 @@ def test_a_list_in_the_file_is_what_commas_are_on_the_command_line(cli, config, 
     assert (
         cli("train", instances, "-o", "b", *config("[train]\nfeatures = [4, 8]\npatch-size = 32\n"), "--dry-run") == 0
     )
+
+
+@pytest.mark.parametrize("line", ["prep . -o ../o.zarr", "info .", "info ./"])
+def test_the_folder_that_one_is_in_is_a_path(cli, tmp_path, monkeypatch, line):
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", np.zeros((20, 30), "uint8"))
+    monkeypatch.chdir(tmp_path / "in")
+    assert cli(*line.split()) == 0
+
+
+@pytest.mark.parametrize("line", [["prep", "", "-o", "o.zarr"], ["prep", "a.npy", "-o", ""], ["info", " "]])
+def test_an_empty_path_is_refused(cli, in_tmp, line):
+    assert cli(*line) == 4
+    assert "a path is empty" in cli.err

@@ -1,6 +1,7 @@
 """Image files of many layouts read equal to tifffile, Pillow and NumPy; broken ones are refused."""
 
 import logging
+import os
 import struct
 import tracemalloc
 import zipfile
@@ -544,3 +545,9 @@ def test_an_archive_that_unpacks_to_more_than_memory(tmp_path):
         archive.writestr("a.npy", header.ljust(127) + b"\n" + bytes(10**6))
     with pytest.raises(InputError, match=r"takes 9\.3 GiB once decoded"):
         open_file(tmp_path / "a.npz")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.tif")
+    with pytest.raises(InputError, match="is a pipe or a device"):
+        open_file(tmp_path / "a.tif")

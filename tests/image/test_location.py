@@ -25,7 +25,7 @@ from unetcli.image.ledger import Ledger, ledger_path
 from unetcli.image.location import RemotePath, empty, local_path, parse_location, write
 from unetcli.image.store import open_store
 from unetcli.image.tiling import Box
-from unetcli.stages import prep
+from unetcli.stages import info, prep
 
 pytest.importorskip("obstore", reason="needs unetcli[remote]")
 FAST = {
@@ -303,6 +303,23 @@ def test_the_digest_of_a_store_in_a_bucket_tells_changes(instances, bucket, chan
     assert fingerprint(upload(instances, bucket / "other" / "b")) == before
     write(place / changed, (place / changed).read_bytes()[::-1])
     assert fingerprint(place) != before
+
+
+def test_results_beside_an_image_do_not_count_in_its_digest(instances, bucket):
+    place = upload(instances, bucket / "a")
+    before = fingerprint(place)
+    labels = place / "img_00" / "labels"
+    write(labels / "zarr.json", '{"labels": ["truth", "cells"]}')
+    for file in ("cells/zarr.json", "cells/0/c/0/0", "next.unetcli/plan.json", "next/0/zarr.json"):
+        write(labels / file, '{"unetcli": 1}')
+    assert fingerprint(place) == before
+    write(labels / "theirs" / "zarr.json", "{}")
+    assert fingerprint(place) != before
+
+
+def test_a_store_with_labels_on_the_web_is_described(instances):
+    with files_in(instances.parent) as web:
+        assert info.run(parse_location(f"http://127.0.0.1:{web.port}/{instances.name}"))["faults"] == []
 
 
 @pytest.mark.parametrize("changed", ["zarr.json", "img_00/0/zarr.json", "img_01/labels/truth/0/zarr.json"])

@@ -62,6 +62,8 @@ CASES = {
     "gray": ("yx", (1, 1, 1, 70, 90), "uint8", ()),
     "one tile": ("yx", (1, 1, 1, 3, 5), "uint16", ()),
     "one pixel": ("yx", (1, 1, 1, 1, 1), "uint8", ()),
+    "one column": ("yx", (1, 1, 1, 60, 1), "uint8", ()),
+    "a level of one column": ("zyx", (1, 1, 2, 60, 3), "uint16", ()),
     "colours": ("cyx", (1, 3, 1, 70, 90), "uint8", COLOURS),
     "colours of 16 bits": ("cyx", (1, 3, 1, 40, 50), "uint16", COLOURS),
     "stack of colours": ("tczyx", (2, 3, 4, 40, 50), "uint8", COLOURS),

@@ -13,8 +13,10 @@ from tests.conftest import Stopped, files_of, pixels, run_and_signal, stop_after
 from tests.stages.test_tile_predict import make_model
 from unetcli.config import EvaluateConfig, PredictConfig, PrepConfig
 from unetcli.errors import ConfigError, InputError, UnetcliError
+from unetcli.image import pyramid
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.inputs import open_inputs
+from unetcli.image.new_label import NewLabel
 from unetcli.image.store import open_store
 from unetcli.stages import evaluate, info, prep, tile_predict
 
@@ -163,6 +165,43 @@ def test_consolidated_metadata_shows_the_label(tmp_path, folders, model, ngff, c
         assert "cells/0" in dict(zarr.open_group(data, mode="r", use_consolidated=True)["labels"].members(1))
     else:
         assert "cells" in dict(zarr.open_group(data / "labels", mode="r").members())
+
+
+def test_killed_before_consolidated_metadata_was_renewed(tmp_path, folders, model, monkeypatch):
+    data = prepared(tmp_path, folders)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(data)
+
+    def killed(_, *, listed):
+        if listed:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NewLabel, "_consolidate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            attach(data, model)
+    assert attach(data, model)["already_done"]
+    assert "cells" in dict(zarr.open_group(data, mode="r", use_consolidated=True)["labels"].members())
+
+
+@pytest.mark.parametrize("n_levels", [1, 4], ids=["fewer", "more"])
+def test_labels_have_as_many_levels_as_their_image(tmp_path, folders, model, monkeypatch, n_levels):
+    with monkeypatch.context() as patch:
+        patch.setattr(pyramid, "SMALLEST", 10 if n_levels == 4 else 1024)
+        data = prepared(tmp_path, folders)
+    monkeypatch.setattr(pyramid, "SMALLEST", 40)
+    attach(data, model)
+    (image,) = open_store(data).images
+    assert len(image.label_image("cells").levels) == len(image.levels) == n_levels
+
+
+def test_labels_of_another_size_than_their_image_are_refused(tmp_path, folders, model, monkeypatch):
+    monkeypatch.setattr(pyramid, "SMALLEST", 40)
+    data = prepared(tmp_path, folders)
+    config = PredictConfig(level=1, upsample="none")
+    with pytest.raises(ConfigError, match="size of their image"):
+        tile_predict.run(data, None, config, model=model, as_label="cells", device="cpu")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "truth", "zarr.json", ".hidden", "a b", "x.unetcli"])

@@ -519,6 +519,16 @@ def test_an_undefined_mean_meets_no_bound(tmp_path):
         score(a, b, tmp_path / "r", fail_under="v_rand=0.1")
 
 
+def test_a_bound_is_not_passed_by_what_was_never_predicted(folders, tmp_path):
+    some = tmp_path / "some"
+    some.mkdir()
+    first = sorted((folders / "masks").iterdir())[0]
+    shutil.copy(first, some / first.name)
+    score(some, folders / "masks", tmp_path / "r", metrics=FAST)
+    with pytest.raises(InputError, match="can not be paired"):
+        score(some, folders / "masks", tmp_path / "r2", metrics=FAST, fail_under="iou=0.1")
+
+
 @pytest.mark.parametrize("bounds", ["iou", "iou=", "iou=good", "iou=0.9=1", "=1", "v_rand=0.5", "iou=nan", "0.9"])
 def test_a_bound_that_makes_no_sense_is_refused_before_anything_is_written(folders, tmp_path, bounds):
     with pytest.raises(ConfigError, match="--fail-under"):

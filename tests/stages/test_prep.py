@@ -418,6 +418,16 @@ def whole(array):
     return Work("array/0", Tile(0, box, box), (Pixels(array),))
 
 
+def test_many_channels_are_measured_one_by_one(tmp_path):
+    pixels = np.arange(6)[:, None, None] * 1000 + np.random.default_rng(0).integers(0, 9, (6, 30, 40))
+    np.save(tmp_path / "a.npy", pixels.astype("uint16"))
+    prep.run([tmp_path / "a.npy"], tmp_path / "o.zarr", PrepConfig(axes="cyx"))
+    data = open_dataset(tmp_path / "o.zarr")
+    assert [s["mean"] for s in data.statistics] == pytest.approx(pixels.mean(axis=(1, 2)))
+    assert {s["pixels"] for s in data.statistics} == {30 * 40}
+    assert len(data.images[0].level.channels) == 6
+
+
 @settings(max_examples=40)
 @given(st.data())
 def test_statistics_equal_numpy(data):

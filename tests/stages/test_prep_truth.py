@@ -528,3 +528,58 @@ def test_commands(tmp_path, cli):
     assert cli(*arguments, "--classes", "#000000=back,#ff0000=cell,#0000ff=dust", "--label-pyramid", "mode") == 0
     assert "back" in cli.out
     assert cli(*arguments, "--boundary-value", "0") == 4
+
+
+# ------------------------------------------------------------------------------------------- masks saved differently
+
+
+def save_masks(folder, *masks, palettes=None):
+    """Write images and masks in pairs."""
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+    for k, mask in enumerate(masks):
+        np.save(folder / "images" / f"{k}.npy", np.random.default_rng(k).integers(0, 99, mask.shape).astype("uint8"))
+        picture = Image.fromarray(mask.astype("uint8"))
+        if palettes:
+            picture.putpalette(palettes[k])
+        picture.save(folder / "labels" / f"{k}.png")
+
+
+@pytest.mark.parametrize(("kind", "is_refused"), [(None, True), ("classes", True), ("instances", False)])
+def test_palettes_in_another_order_are_refused_for_classes(tmp_path, kind, is_refused):
+    mask = np.zeros((20, 30), bool)
+    mask[5:9, 5:20] = True
+    save_masks(tmp_path, mask, ~mask, palettes=[[0, 0, 0, 255, 0, 0], [255, 0, 0, 0, 0, 0]])
+    arguments = [tmp_path / "images"], tmp_path / "o.zarr", PrepConfig(label_kind=kind)
+    if not is_refused:
+        prep.run(*arguments, labels=[tmp_path / "labels"])
+        return
+    with pytest.raises(InputError, match=r"1\.png: its palette has other colours than that of 0\.png"):
+        prep.run(*arguments, labels=[tmp_path / "labels"])
+
+
+def test_masks_of_one_and_of_255_are_not_ids(tmp_path):
+    mask = np.zeros((20, 30), "uint8")
+    mask[5:9, 5:20] = 1
+    save_masks(tmp_path, mask, mask * 255)
+    arguments = [tmp_path / "images"], tmp_path / "o.zarr"
+    with pytest.raises(InputError, match="some masks hold 0 and 1, others 0 and 255") as error:
+        prep.run(*arguments, PrepConfig(), labels=[tmp_path / "labels"])
+    prep.run(*arguments, PrepConfig(classes=error.value.fix.split()[1]), labels=[tmp_path / "labels"])
+    assert open_dataset(tmp_path / "o.zarr").class_pixels == (2 * 540, 2 * 60)
+
+
+@pytest.mark.parametrize("kind", [None, "classes"])
+def test_many_colours_are_classes_only_if_that_is_said(tmp_path, kind):
+    codes = np.arange(20).repeat(30).reshape(20, 30)
+    (tmp_path / "l").mkdir()
+    Image.fromarray(np.stack([codes * 7, codes * 3, 255 - codes], -1).astype("uint8")).save(tmp_path / "l" / "a.png")
+    np.save(tmp_path / "a.npy", codes.astype("uint16"))
+    arguments = [tmp_path / "a.npy"], tmp_path / "o.zarr", PrepConfig(label_kind=kind)
+    if kind:
+        prep.run(*arguments, labels=[tmp_path / "l"])
+        assert len(open_dataset(tmp_path / "o.zarr").classes) == 20
+        return
+    with pytest.raises(InputError, match="20 colours") as error:
+        prep.run(*arguments, labels=[tmp_path / "l"])
+    assert "--label-kind classes" in error.value.fix

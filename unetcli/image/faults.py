@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from unetcli.errors import InputError
 from unetcli.image.axes import describe_shape
-from unetcli.image.location import Location
+from unetcli.image.location import Location, is_listable
 from unetcli.image.nodes import is_array, is_store
 from unetcli.image.source import Source
 from unetcli.image.store import Image, Store
@@ -65,7 +65,7 @@ REMAKE = "write the store again, with a pyramid of this image"
 def _unlisted(image: Image) -> Iterator[InputError]:
     """Yield label images that are there, but that no reader finds."""
     group = image.path / "labels"
-    if not group.is_dir():
+    if not group.is_dir() or not is_listable(group):
         return
     if is_store(group) and is_array(group):
         yield InputError(f"{group}: is an array; expected a group of label images", fix="write the labels again")

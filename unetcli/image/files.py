@@ -94,6 +94,8 @@ def first_bytes(path: Path) -> bytes:
         raise InputError(f"{path}: no such file")
     if path.is_dir():
         raise InputError(f"{path}: is a folder; {EXPECTED}")
+    if not path.is_file():
+        raise InputError(f"{path}: is a pipe or a device; {EXPECTED}", fix="write it to a file first")
     with decoding(path, "can not be opened"), path.open("rb") as stream:
         head = stream.read(64)
     if not head:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from unetcli.image.location import ZARR_FILES, Location, RemotePath, UnseenError
+from unetcli.image.location import ZARR_FILES, Location, RemotePath, is_listable
 from unetcli.image.store import open_store
 
 WHOLE = 16 * 2**20
@@ -28,21 +28,28 @@ def fingerprint(path: Location) -> str:
     file that keeps its size. Of a store in a bucket names, sizes and tags count, which one listing gives; of a
     store on a web server, which lists nothing, all metadata.
 
-    Label images that `tile-predict` attached to a local store are results, so they, and the lists of labels that
+    Label images that `tile-predict` attached to a store are results, so they, and the lists of labels that
     name them, do not count.
     """
     if isinstance(path, RemotePath):
-        try:
-            entries: list[Any] = path.contents()
-        except UnseenError:
-            entries = list(_metadata(path))
-        return hashlib.sha256("\n".join(map(str, entries)).encode()).hexdigest()[:16]
-    files = _without_results(sorted(p for p in path.rglob("*") if p.is_file())) if path.is_dir() else [path]
+        return hashlib.sha256("\n".join(map(str, _remote_entries(path))).encode()).hexdigest()[:16]
+    files = [path]
+    if path.is_dir():
+        places = sorted(PurePosixPath(p.relative_to(path).as_posix()) for p in path.rglob("*") if p.is_file())
+        files = [path / place for place in _without_results(places, lambda place: (path / place).read_bytes())]
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n".encode())
         digest.update(_sample(file, 2 * SAMPLE if path.is_dir() else WHOLE))
     return digest.hexdigest()[:16]
+
+
+def _remote_entries(path: RemotePath) -> list[Any]:
+    if not is_listable(path):
+        return list(_metadata(path))
+    found = {PurePosixPath(key): (key, size, tag) for key, size, tag in path.contents()}
+    kept = _without_results(list(found), lambda place: (path / str(place)).read_bytes())
+    return [found[place] for place in kept]
 
 
 def _metadata(path: RemotePath) -> Iterator[tuple[str, bytes]]:
@@ -57,10 +64,19 @@ def _metadata(path: RemotePath) -> Iterator[tuple[str, bytes]]:
         yield from ((str(file)[len(str(path)) :], file.read_bytes()) for file in found)
 
 
-def _without_results(files: list[Path]) -> list[Path]:
+def _without_results(files: list[PurePosixPath], read: Callable[[PurePosixPath], bytes]) -> list[PurePosixPath]:
+    """Leave out label images that were attached, those that are being attached, and the lists of labels.
+
+    Parameters
+    ----------
+    files
+        All files of a store, by their place in it.
+    read
+        Returns what is in one of them.
+    """
     lists = {f for f in files if f.parent.name == "labels" and f.name in LISTS}
     described = [f for f in files if f.parent.parent.name == "labels" and f.name in LISTS]
-    results = {f.parent for f in described if b'"unetcli"' in f.read_bytes()}
+    results = {f.parent for f in described if b'"unetcli"' in read(f)}
     ledgers = {f.parent for f in files if f.parent.suffix == ".unetcli" and f.parent.parent.name == "labels"}
     results |= ledgers | {ledger.with_suffix("") for ledger in ledgers}
     return [f for f in files if f not in lists and results.isdisjoint(f.parents)]

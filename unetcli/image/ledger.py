@@ -31,7 +31,8 @@ LINES = 1000
 
 def ledger_path(out: L) -> L:
     """Return the folder that holds the ledger of a store."""
-    return out.with_name(out.name + ".unetcli")  # type: ignore[return-value]
+    named = out if out.name else out.resolve()
+    return named.with_name(named.name + ".unetcli") if named.name else named / ".unetcli"  # type: ignore[return-value]
 
 
 def require_complete(path: Location) -> None:
@@ -137,11 +138,18 @@ def check_fingerprint(out: Location, found: Mapping[str, Any], wanted: Mapping[s
     old, new = dict(_flatten(found)), dict(_flatten(json.loads(json.dumps(wanted))))
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if changed:
-        texts = [f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}" for key in changed]
+        names = {f"inputs images {k}": f" ({name})" for k, name in enumerate(_names(wanted))}
+        texts = [f"{key}{names.get(key, '')} was {_short(old.get(key))}, is {_short(new.get(key))}" for key in changed]
         raise ConfigError(
             f"{out}: was made with other inputs or settings: {'; '.join(texts[:6])}",
             fix="--overwrite to make it again, or another -o",
         )
+
+
+def _names(fingerprint: Mapping[str, Any]) -> list[str]:
+    """Return what the images are called, if the fingerprint says it of each."""
+    names = fingerprint.get("settings", {}).get("names", [])
+    return names if len(names) == len(fingerprint.get("inputs", {}).get("images", [])) else []
 
 
 def _whole_lines(file: Location) -> list[str]:
@@ -151,6 +159,8 @@ def _whole_lines(file: Location) -> list[str]:
 def _flatten(value: Any, name: str = "") -> list[tuple[str, Any]]:  # noqa: ANN401 - any JSON value
     if isinstance(value, Mapping):
         return [pair for k, v in value.items() for pair in _flatten(v, f"{name} {k}".strip())]
+    if isinstance(value, list) and value:
+        return [pair for k, v in enumerate(value) for pair in _flatten(v, f"{name} {k}")]
     return [(name, value)]
 
 

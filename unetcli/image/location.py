@@ -207,8 +207,10 @@ def parse_location(text: str | Path) -> Location:
     if isinstance(text, Path):
         return text
     scheme, separator, rest = text.partition("://")
+    if not text.strip():
+        raise ConfigError("a path is empty; expected a file, a folder or a store", fix="is a shell variable not set?")
     if not separator:
-        return Path(text)
+        return Path(text) if Path(text).name else Path(text).resolve()
     if scheme.lower() == "file" and urlsplit(text).netloc in ("", "localhost"):
         return Path(unquote(urlsplit(text).path))
     host, _, key = rest.partition("/")
@@ -256,6 +258,11 @@ def require_writable(place: Location) -> None:
     """Raise a `ConfigError` if nothing can be written to a place, whatever the rights."""
     if isinstance(place, RemotePath) and not place.is_bucket:
         raise ConfigError(f"{place}: web servers are only read from", fix="-o with a local path or s3://bucket/key")
+
+
+def is_listable(place: Location) -> bool:
+    """Tell whether one can learn what lies in a folder: a web server does not say."""
+    return isinstance(place, Path) or place.is_bucket
 
 
 def nothing_at(place: Location) -> InputError:

@@ -103,6 +103,7 @@ class NewLabel(NewStore):
             zarr_format=zarr_format_of(image),
             **begun,
         )
+        self.n_levels = len(image.levels)
         if self.complete:
             self._list(listed=True)
 
@@ -128,23 +129,27 @@ class NewLabel(NewStore):
         before = list(ome.get("labels", ()))
         names = [name for name in before if name != self.path.name] + [self.path.name] * listed
         if set(names) == set(before):
+            self._consolidate(listed=listed)  # a run that was killed here did not
             return
         described = {"ome": {"version": "0.5", **ome, "labels": names}} if self.zarr_format == 3 else {}
         write_group(self._labels, {**attributes, **described, "labels": names}, self.zarr_format)
-        self._consolidate()
+        self._consolidate(listed=listed)
 
-    def _consolidate(self) -> None:
+    def _consolidate(self, *, listed: bool) -> None:
         """Renew consolidated metadata where groups have it: readers would not look for the labels elsewhere."""
         above = [self._labels, *self._labels.parents]
         for group in above[: above.index(self._root) + 1]:
-            if _is_consolidated(group):
+            if _is_stale(group, self.path.name, listed=listed):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # that consolidated metadata is not in the specification
                     zarr.consolidate_metadata(zarr_path(group))
 
 
-def _is_consolidated(group: Location) -> bool:
-    file = group / "zarr.json"
-    if file.is_file():
-        return bool(json.loads(file.read_bytes()).get("consolidated_metadata"))
-    return bool((group / ".zmetadata").is_file())
+def _is_stale(group: Location, name: str, *, listed: bool) -> bool:
+    """Tell whether a group has consolidated metadata that does not know yet that labels are listed, or are not."""
+    for file, key in ((group / "zarr.json", "consolidated_metadata"), (group / ".zmetadata", "metadata")):
+        if file.is_file():
+            found = json.loads(file.read_bytes()).get(key)
+            nodes = found.get("metadata", found) if found else None
+            return nodes is not None and any(name in node.split("/") for node in nodes) != listed
+    return False

@@ -123,6 +123,9 @@ class NewStore:
         If the path holds something that is not ours.
     """
 
+    n_levels: int | None = None
+    """How many levels each image gets; by default as many as it takes to end at one screen."""
+
     def __init__(
         self,
         path: Location,
@@ -268,11 +271,14 @@ def collection_groups(names: Iterable[str]) -> list[str]:
 
     Raises
     ------
-    ConfigError
+    InputError
         If two images have the same name.
     """
     groups = list(names)
     if len(set(groups)) < len(groups):
         twice = sorted({n for n in groups if groups.count(n) > 1})
-        raise ConfigError(f"images share the names {', '.join(twice)}; expected a name of its own for each")
+        raise InputError(
+            f"images share the names {', '.join(twice)}; expected a name of its own for each",
+            fix="is one given twice, or does the folder hold an earlier output? else rename one",
+        )
     return groups if len(groups) > 1 else [""]

@@ -139,7 +139,8 @@ def _tiles(
         progress(done, len(grid))  # before its tiles: the writer never asks for what is after the last one
         band = block[0, :, 0].transpose(1, 2, 0) if is_rgb else block[0, 0, 0]
         for x in range(0, band.shape[1], tile[1]):
-            yield band[:, x : x + tile[1]]
+            part = band[:, x : x + tile[1]]
+            yield part if is_rgb else part[..., np.newaxis]  # else a tile of one column is taken for a row of samples
 
 
 # ------------------------------------------------------------------------------------------- metadata

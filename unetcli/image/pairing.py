@@ -187,6 +187,8 @@ def unpaired(lonely_a: Sequence[str], lonely_b: Sequence[str], a: str, b: str) -
     fix = f"give partners the same name but for the extension, or the same numbers: {a}_07, {b}_07"
     if not lonely_b:
         fix = f"leave out the {a} without {b}, or add what is missing"
+    if not lonely_a:
+        fix = f"leave out the {b} without {a}, or add what is missing"
     sides = [f"{len(names)} {what} ({listed(names)})" for names, what in ((lonely_a, a), (lonely_b, b)) if names]
     return InputError(
         f"{' and '.join(sides)} can not be paired; expected exactly one partner each, "

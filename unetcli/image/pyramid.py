@@ -26,12 +26,24 @@ BAND = 64
 Block = NDArray[Any]
 
 
-def level_shapes(shape: Shape) -> list[Shape]:
-    """Return the shapes of all levels; an odd last row or column is dropped, as other writers do."""
+def level_shapes(shape: Shape, n_levels: int | None = None) -> list[Shape]:
+    """Return the shapes of all levels; an odd last row or column is dropped, as other writers do.
+
+    Parameters
+    ----------
+    shape
+        Of level 0.
+    n_levels
+        How many there are; by default as many as it takes to end at one screen.
+    """
+
+    def is_done(shapes: list[Shape]) -> bool:
+        return max(shapes[-1][3:]) <= SMALLEST or min(shapes[-1][3:]) == 1
+
     shapes = [shape]
-    while max(shapes[-1][3:]) > SMALLEST and min(shapes[-1][3:]) > 1:
+    while len(shapes) < n_levels if n_levels else not is_done(shapes):
         *rest, y, x = shapes[-1]
-        shapes.append((*rest, y // 2, x // 2))
+        shapes.append((*rest, max(1, y // 2), max(1, x // 2)))
     return shapes
 
 
@@ -143,9 +155,8 @@ def create_two_levels(
     is_label: bool = False,
 ) -> TwoLevels:
     """Create level 0 of an image, and level 1 if it gets one."""
-    finer, *coarser = (
-        store.level(group, k, axes, s, dtype, is_label=is_label) for k, s in enumerate(level_shapes(shape)[:2])
-    )
+    shapes = level_shapes(shape, store.n_levels)[:2]
+    finer, *coarser = (store.level(group, k, axes, s, dtype, is_label=is_label) for k, s in enumerate(shapes))
     return TwoLevels(finer, coarser[0] if coarser else None, reduce_2x2)
 
 
@@ -169,13 +180,13 @@ def build_pyramids(
     above
         The coarsest level that is complete: 1 after `TwoLevels` was written.
     """
-    depth = max((len(level_shapes(level.shape)) for level in levels.values()), default=1)
+    depth = max((len(level_shapes(level.shape, store.n_levels)) for level in levels.values()), default=1)
     current = dict(levels)
     is_label = reduce_2x2 is not mean_2x2
     for k in range(1, depth):
         works: list[Work] = []
         for group, finer in list(current.items()):
-            shapes = level_shapes(levels[group].shape)
+            shapes = level_shapes(levels[group].shape, store.n_levels)
             if k < len(shapes):
                 current[group] = store.level(group, k, finer.axes, shapes[k], finer.dtype, is_label=is_label)
                 works += _halving(f"{group}/{k}", finer, current[group]) if k > above else ()

@@ -49,6 +49,8 @@ def open_raster(path: Path, how: Reading) -> FileSource:
         mode, size = image.mode, image.size
         rotated = image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) != 1  # of PNG it would decode
         bits, colours = png_header(path)
+        n_frames = getattr(image, "n_frames", 1)
+        palette = bytes(image.getpalette() or ()) if mode == "P" and how.is_label else b""
     if mode not in MODES:
         raise InputError(
             f"{path}: has colours of kind {mode}; expected grey, RGB or a palette", fix="convert it to RGB"
@@ -63,6 +65,8 @@ def open_raster(path: Path, how: Reading) -> FileSource:
     if bits == 16:
         name = "uint16"
         n_channels = 1 if colours in (PNG_GREY, PNG_GREY_ALPHA) else 3
+    if n_frames > 1:
+        notes += (f"holds {n_frames} images: the first is taken",)
     if rotated:
         notes += ("is marked as rotated: rows and columns are taken as stored",)
     if is_label and bits is None:
@@ -81,7 +85,9 @@ def open_raster(path: Path, how: Reading) -> FileSource:
         return pixels.reshape(*shape[:2], -1)[:, :, :n_channels].reshape(shape).astype(dtype)
 
     channels = default_channels(3) if n_channels == 3 else ()
-    return file_source(path, order, shape, dtype, whole_reader(load, n_bytes), notes=notes, channels=channels)
+    return file_source(
+        path, order, shape, dtype, whole_reader(load, n_bytes), notes=notes, channels=channels, palette=palette
+    )
 
 
 def open_image(path: Path) -> Image.Image:

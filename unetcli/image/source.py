@@ -161,6 +161,8 @@ class FileSource:
         The channels as the file describes them; empty where it does not.
     parts
         The files that the image is made of, where they are several.
+    palette
+        Colours of the indices (red, green, blue of each), where labels keep them.
     """
 
     path: Location
@@ -173,6 +175,7 @@ class FileSource:
     pages_unnamed: bool = False
     channels: tuple[Channel, ...] = ()
     parts: tuple[Path, ...] = ()
+    palette: bytes = b""
 
     @property
     def name(self) -> str:
@@ -203,12 +206,13 @@ def file_source(
     pages_unnamed: bool = False,
     channels: tuple[Channel, ...] = (),
     parts: tuple[Path, ...] = (),
+    palette: bytes = b"",
 ) -> FileSource:
     """Make the source of a file from its own order of axes.
 
     Parameters
     ----------
-    path, order, read_region, notes, pages_unnamed, channels, parts
+    path, order, read_region, notes, pages_unnamed, channels, parts, palette
         As in `FileSource`.
     file_shape
         Size along each axis of `order`.
@@ -237,6 +241,7 @@ def file_source(
         pages_unnamed=pages_unnamed,
         channels=channels if len(channels) == shape[1] else (),
         parts=parts,
+        palette=palette,
     )
 
 

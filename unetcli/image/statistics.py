@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -53,8 +52,8 @@ class Tally:
     is_exact: bool
 
 
-def statistics(tallies: Iterable[list[Tally]]) -> list[dict[str, Any]]:
-    """Join the tallies of all tiles, and describe each channel.
+def statistics(tallies: Iterable[Mapping[int, Tally]]) -> list[dict[str, Any]]:
+    """Join the tallies of all tiles, each of some channels, and describe each channel.
 
     Returns
     -------
@@ -63,12 +62,15 @@ def statistics(tallies: Iterable[list[Tally]]) -> list[dict[str, Any]]:
         ``percentile_error``: how far off a percentile can be. It is 0 for integers that span less than 65,536
         values, and at most a 65,535th of the range for others, so one pass over the pixels is enough.
     """
-    channels = reduce(lambda a, b: [join(x, y) for x, y in zip(a, b, strict=True)], tallies)
-    return [_describe(channel) for channel in channels]
+    channels: dict[int, Tally] = {}
+    for tallied in tallies:
+        for c, found in tallied.items():
+            channels[c] = join(channels[c], found) if c in channels else found
+    return [_describe(channels[c]) for c in sorted(channels)]
 
 
-def tally_channels(tile: Tile, block: Block) -> list[Tally]:
-    """Count the gray values of each channel of a (t, c, z, y, x) block.
+def tally_channels(tile: Tile, block: Block) -> dict[int, Tally]:
+    """Count the gray values of each channel of a (t, c, z, y, x) block, by the channel's number in the image.
 
     Raises
     ------
@@ -76,7 +78,8 @@ def tally_channels(tile: Tile, block: Block) -> list[Tally]:
         If there are values that are not finite.
     """
     check_finite(tile, block)
-    return [tally(np.ascontiguousarray(block[:, c]).ravel()) for c in range(block.shape[1])]
+    first = tile.core.start[1]
+    return {first + c: tally(np.ascontiguousarray(block[:, c]).ravel()) for c in range(block.shape[1])}
 
 
 def check_finite(tile: Tile, block: Block) -> None:

@@ -303,7 +303,9 @@ class Image:
         if name not in self.label_names:
             raise InputError(
                 f"{self.path}: has no labels {name!r} (found: {', '.join(self.label_names) or 'none'})",
-                fix="unetcli prep IMAGE... --labels LABELS... -o data.zarr",
+                fix=f"--label-name {self.label_names[0]}"
+                if self.label_names
+                else "unetcli prep IMAGE... --labels LABELS... -o data.zarr",
             )
         path = self.path / "labels" / name
         axes = self.level.order.replace("c", "") if self.order_given else None
@@ -453,6 +455,11 @@ def _open_array(path: Location, *, axes: str | None, is_label: bool) -> Image:
     named = "".join(name.lower() for name in array.stored_names)
     if axes is None and len(named) == len(array.stored_names) and set("yx") <= set(named) <= set(AXES):
         axes = named
+    if axes is None and array.stored_names and len(array.stored_shape) > 2:
+        raise InputError(
+            f"{path}: its axes are called {', '.join(array.stored_names)}; expected some of t, c, z, y, x",
+            fix=f"name them: --axes {'tczyx'[-len(array.stored_shape) :]}, or another order",
+        )
     told = array_source(path, array.stored_shape, array.dtype, lambda _: np.empty(0), axes)
     order = "" if told.order == told.axes.names else told.order
     level = Level(path, told.axes, order=order, notes=told.notes, pages_unnamed=told.pages_unnamed)

@@ -41,11 +41,14 @@ from unetcli.image.tiff_checks import (
     check_segments,
 )
 from unetcli.image.tiff_colours import (
+    FLOAT_WHITE_ZERO,
     PALETTE_NOTES,
     WHITE_ZERO_NOTES,
     channels_of,
+    float_white_zero,
     inverting,
     is_white_zero,
+    palette_of,
     palette_use,
     shown_channels,
     through_palettes,
@@ -122,7 +125,7 @@ def open_image(path: Path, tif: TiffFile, how: Reading, parts: tuple[Path, ...] 
     notes = (
         unnamed_note,
         alpha,
-        (WHITE_ZERO_NOTES[how.is_label] if white_zero else ""),
+        (WHITE_ZERO_NOTES[how.is_label] if white_zero else FLOAT_WHITE_ZERO if float_white_zero(page) else ""),
         PALETTE_NOTES.get(palette, ""),
         *storage,
         *page_notes(tif, series),
@@ -139,6 +142,7 @@ def open_image(path: Path, tif: TiffFile, how: Reading, parts: tuple[Path, ...] 
         pages_unnamed=unnamed,
         channels=channels_of(tif, page),
         parts=parts,
+        palette=palette_of(page.aspage()).tobytes() if palette == "labels" else b"",
     )
 
 

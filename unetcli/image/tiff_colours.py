@@ -16,6 +16,7 @@ from unetcli.image.tiff_checks import MINISWHITE, PALETTE, RGB, YCBCR
 
 PHOTOMETRIC_TAG = 262
 ALPHA = (1, 2)  # extra samples: premultiplied and plain alpha
+FLOAT_WHITE_ZERO = "says that 0 is white, but holds floats: taken as stored"
 WHITE_ZERO_NOTES = {
     False: "stored with 0 as white: inverted, so that bright is high",
     True: "stored with 0 as white: labels are taken as they are, not inverted",
@@ -71,6 +72,11 @@ def palette_of(page: TiffPage) -> NDArray[np.uint8]:
 def is_white_zero(page: TiffPage) -> bool:
     """Tell whether a page says that 0 is white; a page that says nothing does not."""
     return int(page.photometric) == MINISWHITE and PHOTOMETRIC_TAG in page.tags and page.dtype.kind != "f"
+
+
+def float_white_zero(page: TiffPage) -> bool:
+    """Tell whether a page of floats says that 0 is white, which has no meaning without a largest value."""
+    return int(page.photometric) == MINISWHITE and PHOTOMETRIC_TAG in page.tags and page.dtype.kind == "f"
 
 
 def inverting(read_region: ReadRegion, n_bits: int) -> ReadRegion:

@@ -129,6 +129,8 @@ def make_label_map(
     if kind is None and any(_object_files(truths)):
         kind = "instances"
     named = _parse_classes(classes) if classes else {}
+    if kind != "instances":
+        _check_one_palette(truths)
     counts = count_values(truths)
     if len(counts) < 2:
         raise InputError(
@@ -142,11 +144,12 @@ def make_label_map(
         found = LabelMap("classes", tuple(named), names, tuple(names.index(name) for name in named.values()))
         return found.counted(counts)
     if kind != "instances":
-        check_not_interpolated(truths, counts)
+        check_not_interpolated(truths, counts, most_colours=MANY if kind == "classes" else FEW)
     if kind == "boundaries":
         return _boundary_map(truths, notes, counts, boundary).counted(counts)
     values = sorted(counts)
     if kind is None:
+        _check_one_white(truths, values)
         kind = "instances" if len(values) > 2 and not _has_colours(truths, values) else "classes"
         shown = f"{len(values)} values" if len(values) > 8 else f"the values {', '.join(map(value_text, values))}"
         notes.append(f"labels hold {shown}: taken as {kind} (--label-kind says otherwise)")
@@ -178,6 +181,7 @@ def show_truth(
     """
     notes += overlap_notes(truths)
     if kind is None and classes is None and not any(map(_is_coloured, truths)):
+        _check_one_palette(truths)
         if not is_cut:
             check_not_interpolated(truths, count_values(truths))
         return list(truths)
@@ -210,8 +214,15 @@ def _unique(block: Block) -> tuple[Block, Block]:
     return np.unique(block, return_counts=True)
 
 
-def check_not_interpolated(truths: Sequence[Source], counts: Mapping[int, int]) -> None:
+def check_not_interpolated(truths: Sequence[Source], counts: Mapping[int, int], *, most_colours: int = FEW) -> None:
     """Refuse labels whose edges hold mixtures of values, as resizing and JPEG make them.
+
+    Parameters
+    ----------
+    truths, counts
+        Labels, and how often each value is in them.
+    most_colours
+        More colours are taken for mixtures, whatever their shares.
 
     Raises
     ------
@@ -221,12 +232,12 @@ def check_not_interpolated(truths: Sequence[Source], counts: Mapping[int, int]) 
     values = sorted(counts)
     if _has_colours(truths, values):
         rarest = sorted(counts.values())[: len(values) // 2]
-        if len(values) > MANY or (len(values) > FEW and 100 * sum(rarest) < sum(counts.values())):
+        if len(values) > most_colours or (len(values) > FEW and 100 * sum(rarest) < sum(counts.values())):
             raise InputError(
                 f"{truths[0].name}: labels hold {len(values)} colours; expected one for each class, without smooth "
                 "edges between",
                 fix="export them again without antialiasing, as PNG; or --label-threshold 128 for two classes; or "
-                "--label-kind instances, if each colour is an object",
+                "--label-kind instances, if each colour is an object; or --label-kind classes, if it is a class",
             )
         return
     made_of = interpolated(values, [counts[v] for v in values])
@@ -288,6 +299,31 @@ def _layers(source: Source | None) -> Iterator[Source]:
     while source is not None:
         yield source
         source = getattr(source, "source", None)
+
+
+def _check_one_palette(truths: Sequence[Source]) -> None:
+    """Refuse files whose indices stand for different colours: many programs order a palette anew for each file."""
+    palettes = [
+        (truth.name, p) for truth in truths for layer in _layers(truth) if (p := getattr(layer, "palette", b""))
+    ]
+    for name, palette in palettes[1:]:
+        first_name, first = palettes[0]
+        n = min(len(first), len(palette))
+        if palette[:n] != first[:n]:
+            raise InputError(
+                f"{name}: its palette has other colours than that of {first_name}, so the same index means another "
+                "class; expected one palette for all labels",
+                fix="save the labels in RGB: each colour is a class then; or --label-kind instances, if they are ids",
+            )
+
+
+def _check_one_white(truths: Sequence[Source], values: Sequence[int]) -> None:
+    """Refuse masks of which some hold 0 and 1, others 0 and 255: together they look like ids of objects."""
+    if values == [0, 1, 255] and len(truths) > 1 and all(len(count_values([truth])) <= 2 for truth in truths):
+        raise InputError(
+            f"{truths[0].name}: some masks hold 0 and 1, others 0 and 255; expected the same values in all",
+            fix="--classes 0=background,1=foreground,255=foreground",
+        )
 
 
 def _check_named(truths: Sequence[Source], counts: Mapping[int, int], named: Mapping[int, str]) -> None:

@@ -161,7 +161,7 @@ def _pair_up(
         a="predictions",
         b="truth",
         allow_extra_a=is_sparse([i.name for i in truths]),
-        allow_extra_b=True,
+        allow_extra_b=config.fail_under is None,  # a gate must not pass what was never predicted
     )
     notes = [*found.notes, *(note for i in truths for note in i.notes), *_notes(predictions[0])]
     pictures = {i: truths[j].source for i, j in found.pairs if truths[j].labels is not None}

@@ -141,6 +141,11 @@ def _check_outputs(
         check_output(out, images=len(source.images))
     if as_label is not None:
         check_labels(source.images, as_label)
+        if config.level and config.upsample == "none":
+            raise ConfigError(
+                f"--as-label {as_label} --level {config.level} --upsample none: labels have the size of their image",
+                fix="leave out --upsample none; or -o mask.zarr in place of --as-label",
+            )
     if probabilities is not None:
         check_output(probabilities, images=len(source.images), dtype=config.probability_dtype)
 
@@ -373,7 +378,7 @@ def _finish(store: NewStore, groups: dict[str, Subject], header: ModelHeader, *,
     for group, subject in groups.items():
         described = partial(ImageMetadata, group, name=subject.name, first=subject.first)
         if of_classes:
-            axes, n_levels = subject.axes.without_channels(), len(level_shapes(subject.shape))
+            axes, n_levels = subject.axes.without_channels(), len(level_shapes(subject.shape, store.n_levels))
             metadata.append(described(axes=axes, n_levels=n_levels, classes=dict(enumerate(header.classes))))
         else:
             axes, channels = subject.axes.with_channels(), tuple(map(Channel, header.classes))
