@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from unetcli.errors import InputError
+from unetcli.errors import ConfigError, InputError
 from unetcli.image.axes import AXES, Axes, describe_shape, is_ordered, known_unit, parse_pixel_size
 
 COMBINATIONS = ["".join(extra) + "yx" for n in range(4) for extra in itertools.combinations("tcz", n)]
@@ -101,7 +101,7 @@ def test_pixel_size_is_read(text, scale, unit):
 
 @pytest.mark.parametrize("text", ["", "um", "0.65", "0.65 s", "0um", "-1um", "1,2,3,4um", "1,,2um", "inf um", "nan um"])
 def test_what_is_no_pixel_size_is_refused(text):
-    with pytest.raises(InputError, match="--pixel-size"):
+    with pytest.raises(ConfigError, match="--pixel-size"):
         parse_pixel_size(text)
 
 

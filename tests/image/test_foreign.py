@@ -237,7 +237,6 @@ def test_a_plain_array_of_any_order_of_axes(tmp_path, zarr_format, names, shape,
         ((9, 7), None, "yx", ""),
         ((9, 7, 3), None, "cyx", "taken as colour channels"),
         ((5, 9, 7), None, "zyx", "taken as z planes"),
-        ((5, 9, 7), ["row", "y", "x"], "zyx", "taken as z planes"),
         ((9, 7), ["lat", "lon"], "yx", ""),
     ],
 )
@@ -246,6 +245,14 @@ def test_a_plain_array_without_names_is_told_by_the_rules_for_files(tmp_path, sh
     (found,) = open_inputs([tmp_path / "a.zarr"])
     assert found.source.axes.names == axes
     assert note in " ".join(found.source.notes)
+
+
+def test_axes_of_other_names_are_not_guessed(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", shape=(5, 9, 7), dtype="u1", dimension_names=["time", "lat", "lon"])
+    with pytest.raises(InputError, match="its axes are called time, lat, lon") as caught:
+        open_inputs([tmp_path / "a.zarr"])
+    assert "--axes zyx" in caught.value.fix
+    assert open_inputs([tmp_path / "a.zarr"], axes="tyx")[0].source.shape == (5, 1, 1, 9, 7)
 
 
 def test_four_axes_without_names_are_asked_for(tmp_path):

@@ -239,4 +239,4 @@ def test_a_store_made_of_a_dataset_is_as_the_dataset(tmp_path):
     prep.run([path], tmp_path / "a.zarr", PrepConfig())
     level = open_store(tmp_path / "a.zarr").images[0].level
     np.testing.assert_array_equal(level.read(Box.whole(level.shape))[0, 0], stack)
-    assert prep.run([path / "raw"], tmp_path / "b.zarr", PrepConfig())["axes"] == "axes zyx, pixel size not known"
+    assert prep.run([path / "raw"], tmp_path / "b.zarr", PrepConfig())["axes"] == "zyx, pixel size not known"

@@ -303,7 +303,7 @@ def test_an_input_that_changed_is_named(tmp_path):
     begin(tmp_path / "a.zarr", inputs=inputs)
     assert not begin(tmp_path / "a.zarr", inputs=inputs).complete
     source.write_bytes(b"others")
-    with pytest.raises(ConfigError, match="inputs images was") as caught:
+    with pytest.raises(ConfigError, match="inputs images 0 was") as caught:
         begin(tmp_path / "a.zarr", inputs=inputs)
     assert "model" not in str(caught.value)
 
@@ -441,5 +441,5 @@ def test_killed_while_removing_a_complete_store_another_run_starts_from_nothing(
 def test_collections_have_a_name_for_each_image():
     assert collection_groups(["a"]) == [""]
     assert collection_groups(["b", "a"]) == ["b", "a"]
-    with pytest.raises(ConfigError, match="share the names a"):
+    with pytest.raises(InputError, match="share the names a"):
         collection_groups(["a", "b", "a"])

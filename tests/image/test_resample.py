@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage.transform import downscale_local_mean, resize
 
 from tests.conftest import Pixels
-from unetcli.errors import InputError
+from unetcli.errors import InputError, UnetcliError
 from unetcli.image.axes import Axes
 from unetcli.image.resample import BLOCK, Resampled, Resampling, factors_to, resampled, snapped, taps
 from unetcli.image.tiling import Box, TileGrid
@@ -248,7 +248,7 @@ def test_target_pixel_size(target, expected):
     ids=["not known", "no unit", "too large", "too small"],
 )
 def test_target_pixel_sizes_that_make_no_sense(axes, target, said, fix):
-    with pytest.raises(InputError, match=said) as error:
+    with pytest.raises(UnetcliError, match=said) as error:
         factors_to("a.tif", axes, target)
     assert fix in error.value.fix
 

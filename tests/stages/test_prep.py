@@ -513,7 +513,7 @@ def test_a_changed_input_is_refused(folders, copy_of, tmp_path):
     images = copy_of(folders / "images")
     prep.run([images], tmp_path / "o", PrepConfig())
     shutil.copy(images / "img_00.png", images / "img_01.png")
-    with pytest.raises(ConfigError, match="inputs images was"):
+    with pytest.raises(ConfigError, match=r"inputs images 1 \(img_01\) was"):
         prep.run([images], tmp_path / "o", PrepConfig())
 
 

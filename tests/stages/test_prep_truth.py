@@ -202,7 +202,7 @@ def test_an_object_that_changed_is_noticed(tmp_path):
     prep.run([tmp_path / "train"], tmp_path / "o", PrepConfig())
     assert prep.run([tmp_path / "train"], tmp_path / "o", PrepConfig())["already_done"]
     save(tmp_path / "train" / "id2" / "masks" / "001.png", np.full((40, 50), 255, np.uint8))
-    with pytest.raises(ConfigError, match="inputs labels was"):
+    with pytest.raises(ConfigError, match="inputs labels 1 was"):
         prep.run([tmp_path / "train"], tmp_path / "o", PrepConfig())
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from unetcli.errors import InputError
+from unetcli.errors import ConfigError, InputError
 
 AXES = "tczyx"
 """All axes, in the one order that every shape tuple of this package has."""
@@ -184,7 +184,7 @@ def parse_pixel_size(text: str, option: str = "--pixel-size") -> tuple[dict[str,
 
     Raises
     ------
-    InputError
+    ConfigError
         If the text is not one to three positive numbers and a unit of length.
     """
     digits = text.rstrip("abcdefghijklmnopqrstuvwxyzµμ ")
@@ -194,7 +194,7 @@ def parse_pixel_size(text: str, option: str = "--pixel-size") -> tuple[dict[str,
     except ValueError:
         numbers = []
     if unit is None or len(numbers) not in (1, 2, 3) or not all(0 < n < float("inf") for n in numbers):
-        raise InputError(
+        raise ConfigError(
             f"{option} {text}: expected one to three positive numbers and a unit of length",
             fix=f"{option} 0.65um, or {option} 50,4,4nm for z, y, x",
         )

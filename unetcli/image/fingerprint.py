@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from unetcli.image.location import ZARR_FILES, Location, RemotePath, is_listable
+from unetcli.image.location import ZARR_FILES, Location, RemotePath, UnseenError
 from unetcli.image.store import open_store
 
 WHOLE = 16 * 2**20
@@ -45,9 +45,10 @@ def fingerprint(path: Location) -> str:
 
 
 def _remote_entries(path: RemotePath) -> list[Any]:
-    if not is_listable(path):
+    try:
+        found = {PurePosixPath(key): (key, size, tag) for key, size, tag in path.contents()}
+    except UnseenError:
         return list(_metadata(path))
-    found = {PurePosixPath(key): (key, size, tag) for key, size, tag in path.contents()}
     kept = _without_results(list(found), lambda place: (path / str(place)).read_bytes())
     return [found[place] for place in kept]
 

@@ -159,6 +159,8 @@ def _whole_lines(file: Location) -> list[str]:
 def _flatten(value: Any, name: str = "") -> list[tuple[str, Any]]:  # noqa: ANN401 - any JSON value
     if isinstance(value, Mapping):
         return [pair for k, v in value.items() for pair in _flatten(v, f"{name} {k}".strip())]
+    if isinstance(value, list) and len(value) == 1:
+        return _flatten(value[0], name)
     if isinstance(value, list) and value:
         return [pair for k, v in enumerate(value) for pair in _flatten(v, f"{name} {k}")]
     return [(name, value)]
