@@ -106,7 +106,7 @@ def prep(
     images: Annotated[
         list[Path],
         Argument(
-            help="TIFF, PNG, NumPy, folders of them; OME-Zarr, also at s3://, https://.",
+            help="TIFF, slides, PNG, NumPy, HDF5, folders of them; OME-Zarr, also at s3://, https://.",
             metavar="IMAGE...",
             **STORE,
         ),

@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage.transform import downscale_local_mean, resize
 
 from tests.conftest import Pixels
-from unetcli.errors import InputError, UnetcliError
+from unetcli.errors import UnetcliError
 from unetcli.image.axes import Axes
 from unetcli.image.resample import BLOCK, Resampled, Resampling, factors_to, resampled, snapped, taps
 from unetcli.image.tiling import Box, TileGrid

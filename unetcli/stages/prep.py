@@ -333,7 +333,7 @@ def _summary(
         "images": len(items),
         "size": describe_shape(first.shape) if len({i.image.shape for i in items}) == 1 else "various sizes",
         "dtype": str(_stored_dtype(first.dtype)),
-        "axes": items[0].axes.describe().removeprefix("axes "),
+        "axes": "; ".join(dict.fromkeys(item.axes.describe().removeprefix("axes ") for item in items)),
         "labels": f"{label_map.kind} ({', '.join(label_map.names)})" if label_map else "none",
         **({"shares": shares_text(label_map.names, label_map.pixels)} if label_map else {}),
         "validation": ", ".join(n if p is None else f"{n} planes {list(p)}" for n, p in validation.items()) or "none",
