@@ -78,7 +78,7 @@ with tifffile.TiffFile(sys.argv[1]) as tif:
 RAW_ZARR = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
-import tifffile, zarr
+import numpy, tifffile, zarr
 from zarr.codecs import ZstdCodec
 with tifffile.TiffFile(sys.argv[1]) as tif:
     page, file = tif.pages[0], tif.filehandle
@@ -87,7 +87,6 @@ with tifffile.TiffFile(sys.argv[1]) as tif:
                                compressors=codec)
     n = page.shape[1] // page.tilewidth
     def copy(row):
-        import numpy
         band = numpy.empty((page.tilelength, page.shape[1]), page.dtype)
         at = slice(row * n, row * n + n)
         segments = file.read_segments(page.dataoffsets[at], page.databytecounts[at])

@@ -116,7 +116,7 @@ def open_entries(
         if entry.path.resolve() in opened:
             continue
         if is_store(entry.path):
-            items = _open_store(entry.path, how, threshold, label_name if with_labels else "")
+            items = _open_store(entry.path, how, threshold, label_name, with_labels=with_labels)
         else:
             items = [_open_file(entry, how, threshold)]
         found += items
@@ -176,7 +176,7 @@ def join_labels(
 
 def _joined(image: Input, truth: Input) -> Input:
     labels = _own_labels(truth)
-    if labels is None and truth.path == image.path:
+    if labels is None and truth.path.resolve() == image.path.resolve():
         raise InputError(f"{image.path}: is given as image and as its own labels", fix="--labels LABELS")
     return replace(image, labels=labels or truth.source, truth_files=tuple(truth.files))
 
@@ -194,7 +194,7 @@ def _with_own_labels(opened: Sequence[Input], label_name: str | None) -> list[In
 
 
 def _require_label_name(items: Sequence[Input], label_name: str | None) -> None:
-    if label_name and not any(item.label_names for item in items):
+    if label_name is not None and not any(item.label_names for item in items):
         raise ConfigError(f"--label-name {label_name}: no OME-Zarr store with label images was given")
 
 
@@ -253,13 +253,14 @@ def _name_of(entry: Entry, source: Source) -> str:
 # ------------------------------------------------------------------------------------------- stores
 
 
-def _open_store(path: Location, how: Reading, threshold: int | None, label_name: str | None) -> list[Input]:
-    """Open the images of a store; an empty `label_name` leaves out their label images."""
+def _open_store(
+    path: Location, how: Reading, threshold: int | None, label_name: str | None, *, with_labels: bool
+) -> list[Input]:
     store = open_store(path, axes=how.axes, is_label=how.is_label)
     found = []
     for image in store.images:
         pixels = _noting_chunks(image.at(how.level))
-        labels, names, notes = _labels(image, pixels, label_name) if label_name != "" else (None, (), ())
+        labels, names, notes = _labels(image, pixels, label_name) if with_labels else (None, (), ())
         source: Source = replace(pixels, notes=(*pixels.notes, *notes))
         if labels is not None:
             labels = one_channel(labels, threshold=threshold)
@@ -275,7 +276,7 @@ def _labels(image: Image, pixels: Level, name: str | None) -> tuple[Source | Non
     By default it is the truth, or the only one there is, unless nothing is stored of it.
     """
     names = tuple(n for n in image.label_names if n == name or not is_attached(image, n))
-    chosen = name or (names[0] if len(names) == 1 else TRUTH)
+    chosen = name if name is not None else names[0] if len(names) == 1 else TRUTH
     if name is None and chosen not in names:
         return None, names, ()
     label = image.label_image(chosen)

@@ -15,7 +15,7 @@ from unetcli.image.axes import Axes, Channel, describe_shape
 from unetcli.image.files import open_file
 from unetcli.image.inspect import interpolated
 from unetcli.image.pairing import images_in
-from unetcli.image.source import AnyArray, Source
+from unetcli.image.source import AnyArray, Source, View
 from unetcli.image.tiling import Box
 
 COLOUR = 2**24
@@ -23,32 +23,26 @@ COLOUR = 2**24
 
 
 @dataclass(frozen=True)
-class ShownLabels:
+class ShownLabels(View):
     """A label image whose pixels are shown as something else, box by box.
 
     Parameters
     ----------
     source
         The labels as they are stored.
-    dtype
+    shown_dtype
         Of the pixels that `show` returns.
     show
         Takes a block (t, c, z, y, x) with all channels, returns one of a single channel.
     """
 
-    source: Source
-    dtype: np.dtype[Any]
+    shown_dtype: np.dtype[Any]
     show: Callable[[AnyArray], AnyArray]
 
     @property
-    def name(self) -> str:
-        """Name of the source."""
-        return self.source.name
-
-    @property
-    def path(self) -> Path | None:
-        """The file of the source."""
-        return getattr(self.source, "path", None)
+    def dtype(self) -> np.dtype[Any]:
+        """Type of what is shown."""
+        return self.shown_dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,11 +58,6 @@ class ShownLabels:
     def channels(self) -> tuple[Channel, ...]:
         """Nothing: values of labels are no channels."""
         return ()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Notes of the source."""
-        return self.source.notes
 
     @property
     def is_coloured(self) -> bool:

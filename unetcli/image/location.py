@@ -227,15 +227,15 @@ def parse_location(text: str | Path) -> Location:
     return RemotePath(scheme.lower(), host, "/".join(parts))
 
 
-def local_path(text: str | Path) -> Path:
-    """Return the local place that a user means.
+def local_path(text: str | Location) -> Path:
+    """Return the local place that a user means, by its text or as a place.
 
     Raises
     ------
     ConfigError
         If it is remote.
     """
-    place = parse_location(text)
+    place = parse_location(text) if isinstance(text, str) else text
     if isinstance(place, RemotePath):
         raise ConfigError(
             f"{place}: is remote; only OME-Zarr stores are read from and written to servers",

@@ -46,7 +46,7 @@ def check_output(path: Location, *, images: int, labels: bool = False, dtype: st
     """
     if not is_tiff_name(path):
         return
-    local_path(str(path))
+    local_path(path)
     reasons = {
         f"{images} images": images > 1,
         "an image with its labels": labels,
@@ -73,7 +73,7 @@ def new_output(path: Location, *, workers: int | None = None, progress: Progress
         The other parameters of `NewStore`.
     """
     if is_tiff_name(path):
-        return NewTiff(local_path(str(path)), workers=workers, progress=progress, **begun)
+        return NewTiff(local_path(path), workers=workers, progress=progress, **begun)
     return NewStore(path, **begun)
 
 
