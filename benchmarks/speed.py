@@ -13,7 +13,7 @@ from scipy import ndimage
 from benchmarks.machine import describe, interleaved, table
 from unetcli.demo import touching_cells
 from unetcli.kernels.displacement import random_deformation, warp_image, warp_labels
-from unetcli.kernels.weight_map import weight_map
+from unetcli.kernels.weight_map import Borders, weight_map
 from unetcli.models import build_model
 from unetcli.models.geometry import geometry_of
 from unetcli.models.losses import weighted_cross_entropy
@@ -51,7 +51,7 @@ def _weights() -> None:
     def ours() -> None:
         def tile(y: int) -> NDArray[np.float32]:
             rows = slice(max(0, y - HALO), y + 1024 + HALO)
-            return weight_map(labels[None, rows], target[None, rows], balance=balance, w0=10.0, sigma=5.0)
+            return weight_map(labels[None, rows], target[None, rows], Borders(), balance=balance)
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(tile, range(0, SIZE, 1024)))

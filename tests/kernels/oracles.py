@@ -15,11 +15,16 @@ def nearest_two(labels, spacing, reach):
     return ordered[0], ordered[1]
 
 
-def border_term(labels, w0, sigma, spacing, reach):
-    """The equation of the paper, cut off beyond the reach."""
+def border_terms(labels, borders, spacing):
+    """The two terms of the equation, each cut off where it is below epsilon."""
     d1, d2 = nearest_two(labels, spacing, np.inf)
-    border = w0 * np.exp(-((d1 + d2) ** 2) / (2 * sigma**2))
-    return np.where((labels == 0) & (d1 + d2 <= reach), border, 0.0)
+    narrow = _gaussian(d1 + d2, borders.w0, borders.sigma) * ((labels == 0) | borders.inside)
+    return narrow + _gaussian(d1, borders.w1, borders.sigma1) * (labels == 0)
+
+
+def _gaussian(distance, height, width):
+    term = height * np.exp(-(distance**2) / (2 * width**2))
+    return np.where(term >= 2.0**-25, term, 0.0)
 
 
 def separation_border(labels, width):

@@ -8,12 +8,29 @@ from tests.kernels.test_distance import SPACINGS, random_labels
 from unetcli.errors import ConfigError
 from unetcli.kernels.weight_map import (
     EPSILON,
+    Borders,
     border_reach,
-    border_term,
     class_balance,
     separation_border,
     weight_map,
 )
+
+
+BORDERS = {
+    "narrow": Borders(sigma=0.4),
+    "middle": Borders(sigma=2.0),
+    "paper": Borders(),
+    "plugin": Borders(w0=50, sigma=6, w1=0.9, sigma1=10),
+    "surroundings farther than borders": Borders(w0=3, sigma=1, w1=0.9, sigma1=4),
+    "surroundings alone": Borders(w0=0, w1=2, sigma1=3),
+    "inside": Borders(sigma=2.0, inside=True),
+    "all": Borders(w0=5, sigma=1.5, w1=1, sigma1=2, inside=True),
+}
+
+
+def border_terms(labels, borders, spacing=(1.0, 1.0, 1.0)):
+    """The weight map of classes that weigh nothing."""
+    return weight_map(labels, np.zeros(labels.shape, np.uint8), borders, balance=np.zeros(1), spacing=spacing)
 
 
 def test_reach_is_where_the_border_term_falls_below_epsilon():
@@ -25,14 +42,13 @@ def test_reach_is_where_the_border_term_falls_below_epsilon():
 
 @pytest.mark.parametrize("is_volume", [False, True], ids=["plane", "volume"])
 @pytest.mark.parametrize("spacing", SPACINGS, ids=str)
-@pytest.mark.parametrize("sigma", [0.4, 2.0, 5.0])
-def test_border_term_equals_the_equation(is_volume, spacing, sigma):
+@pytest.mark.parametrize("borders", BORDERS.values(), ids=BORDERS)
+def test_terms_equal_the_equation(is_volume, spacing, borders):
     rng = np.random.default_rng(0)
     for _ in range(25):
         labels = random_labels(rng, is_volume=is_volume)
-        actual = border_term(labels, w0=10, sigma=sigma, spacing=spacing)
-        expected = oracles.border_term(labels, 10, sigma, spacing, border_reach(10, sigma))
-        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=0)
+        actual = border_terms(labels, borders, spacing)
+        np.testing.assert_allclose(actual, oracles.border_terms(labels, borders, spacing), rtol=1e-6, atol=EPSILON)
 
 
 def test_long_lines_with_empty_stretches():
@@ -40,9 +56,9 @@ def test_long_lines_with_empty_stretches():
     rng = np.random.default_rng(5)
     for density in (0.0005, 0.002, 0.01):
         labels = np.where(rng.random((1, 40, 300)) < density, rng.integers(1, 9, (1, 40, 300)), 0)
-        actual = border_term(labels, w0=10, sigma=3.0)
-        expected = oracles.border_term(labels, 10, 3.0, (1, 1, 1), border_reach(10, 3.0))
-        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=0)
+        actual = border_terms(labels, Borders(sigma=3.0))
+        expected = oracles.border_terms(labels, Borders(sigma=3.0), (1, 1, 1))
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=EPSILON)
 
 
 def test_weight_map_is_one_float64_sum_rounded_once():
@@ -51,17 +67,17 @@ def test_weight_map_is_one_float64_sum_rounded_once():
     for _ in range(25):
         labels = random_labels(rng, is_volume=False)
         target = rng.integers(0, 3, labels.shape, np.uint8)
-        border = oracles.border_term(labels, 10, 5.0, (1, 1, 1), border_reach(10, 5.0))
-        actual = weight_map(labels, target, balance=balance, w0=10, sigma=5.0)
+        border = oracles.border_terms(labels, Borders(), (1, 1, 1))
+        actual = weight_map(labels, target, Borders(), balance=balance)
         assert actual.dtype == np.float32
         np.testing.assert_array_max_ulp(actual, (balance[target] + border).astype(np.float32), 1)
 
 
 def test_no_border_without_height_or_a_second_object():
     labels = np.array([[[1, 0, 2, 0, 0]]])
-    assert not border_term(labels, w0=0, sigma=5).any()
-    assert not border_term(labels % 2, w0=10, sigma=5).any()
-    assert border_term(labels, w0=10, sigma=5)[0, 0].nonzero()[0].tolist() == [1, 3, 4]
+    assert not border_terms(labels, Borders(w0=0)).any()
+    assert not border_terms(labels % 2, Borders()).any()
+    assert border_terms(labels, Borders())[0, 0].nonzero()[0].tolist() == [1, 3, 4]
 
 
 def test_any_tile_with_its_halo_gives_the_bytes_of_the_whole():
@@ -71,12 +87,12 @@ def test_any_tile_with_its_halo_gives_the_bytes_of_the_whole():
     for density in (0.005, 0.05, 0.5):
         labels = np.where(rng.random((1, 60, 70)) < density, rng.integers(1, 20, (1, 60, 70)), 0)
         target = (labels > 0).astype(np.uint8)
-        whole = weight_map(labels, target, balance=balance, w0=10, sigma=1.5)
+        whole = weight_map(labels, target, Borders(sigma=1.5), balance=balance)
         for y in range(0, 60, 17):
             for x in range(0, 70, 23):
                 y0, x0 = max(y - halo, 0), max(x - halo, 0)
                 read = np.s_[:, y0 : y + 17 + halo, x0 : x + 23 + halo]
-                tile = weight_map(labels[read], target[read], balance=balance, w0=10, sigma=1.5)
+                tile = weight_map(labels[read], target[read], Borders(sigma=1.5), balance=balance)
                 core = tile[:, y - y0 : y - y0 + 17, x - x0 : x - x0 + 23]
                 assert core.tobytes() == whole[:, y : y + 17, x : x + 23].tobytes()
 

@@ -3,87 +3,85 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from unetcli.errors import ConfigError
-from unetcli.kernels.distance import (
-    empty_line,
-    lay_out,
-    pad_line,
-    sites_of_row,
-    start_both_sweeps,
-)
+from unetcli.kernels.distance import nearest_two
 
 EPSILON = 2.0**-25
 """Border terms below it are 0: added to a weight of 1 they are lost in the rounding to float32."""
 
-_BLOCK = 16  # pixels of a line that are skipped together
-_NO_ID = 1 << 32  # larger than any id
 
-
-def border_reach(w0: float, sigma: float, epsilon: float = EPSILON) -> float:
-    """Return the sum of distances beyond which the border term is below `epsilon`.
+def border_reach(height: float, sigma: float, epsilon: float = EPSILON) -> float:
+    """Return the distance beyond which ``height * exp(-d**2 / (2 * sigma**2))`` is below `epsilon`.
 
     Parameters
     ----------
-    w0, sigma
-        Height and width of the border term.
+    height, sigma
+        Height and width of the term.
     epsilon
-        Smallest border term that counts; > 0.
+        Smallest term that counts; > 0.
 
     Returns
     -------
     float
-        ``sigma * sqrt(2 * ln(w0 / epsilon))`` in the unit of `sigma`, 0 if `w0` <= `epsilon`.
-
-    Notes
-    -----
-    From ``w0 * exp(-(d1 + d2)**2 / (2 * sigma**2)) >= epsilon``. Background lies at least one pixel from
-    the nearest object, so that a halo of ``ceil(reach / spacing)`` pixels is enough.
+        ``sigma * sqrt(2 * ln(height / epsilon))`` in the unit of `sigma`, 0 if `height` <= `epsilon`.
 
     Examples
     --------
     >>> round(border_reach(10, 5), 1), border_reach(0, 5)
     (31.3, 0.0)
     """
-    return sigma * math.sqrt(2 * math.log(w0 / epsilon)) if w0 > epsilon else 0.0
+    return sigma * math.sqrt(2 * math.log(height / epsilon)) if height > epsilon else 0.0
 
 
-def border_term(
-    labels: NDArray[np.integer],
-    *,
-    w0: float,
-    sigma: float,
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
-) -> NDArray[np.float32]:
-    """Weight background pixels by how narrow the border between the objects around them is.
+@dataclass(frozen=True)
+class Borders:
+    """What pixels gain by their distances `d1`, `d2` to the nearest and second nearest object.
 
     Parameters
     ----------
-    labels : (z, y, x) int
-        Object ids, 0 = background.
-    w0, sigma, spacing
-        As in `weight_map`.
+    w0, sigma
+        Height (>= 0) and width (> 0) of the term of narrow borders, in ``d1 + d2``.
+    w1, sigma1
+        Height (>= 0) and width (> 0) of the term of the surroundings of objects, in `d1` alone; background
+        only.
+    inside
+        Whether narrow borders also weigh on the pixels of objects, where `d1` is 0.
 
-    Returns
-    -------
-    (z, y, x) float32
-        The second term of `weight_map`, exactly 0 on objects and beyond the reach.
+    Notes
+    -----
+    ``w0 * exp(-(d1 + d2)**2 / (2 * sigma**2)) + w1 * exp(-d1**2 / (2 * sigma1**2))``: the first term is that of
+    eq. 2 of [1]_, the second one that of the authors' later tool [2]_. Terms below `EPSILON` are exactly 0.
+
+    References
+    ----------
+    .. [1] Ronneberger, Fischer, Brox, "U-Net", MICCAI 2015. arXiv:1505.04597
+    .. [2] Falk et al., "U-Net: deep learning for cell counting, detection, and morphometry", Nature Methods
+       16, 2019.
     """
-    no_class = np.zeros(labels.shape, np.uint8)
-    return weight_map(labels, no_class, balance=np.zeros(1), w0=w0, sigma=sigma, spacing=spacing)
+
+    w0: float = 10.0
+    sigma: float = 5.0
+    w1: float = 0.0
+    sigma1: float = 10.0
+    inside: bool = False
+
+    @property
+    def reach(self) -> float:
+        """Largest distance, in the unit of `sigma`, at which an object counts: the halo that a tile needs."""
+        return max(border_reach(self.w0, self.sigma), border_reach(self.w1, self.sigma1))
 
 
 def weight_map(
     objects: NDArray[np.integer],
     target: NDArray[np.uint8],
+    borders: Borders,
     *,
     balance: NDArray[np.floating],
-    w0: float,
-    sigma: float,
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> NDArray[np.float32]:
     """Weight each pixel by its class and by how narrow the border around it is.
@@ -94,12 +92,13 @@ def weight_map(
         Object ids, 0 = background. Ids are global: one object has one id in all tiles.
     target : (z, y, x) uint8
         Class of each pixel, < n_classes.
+    borders
+        What is added for the distances to objects.
     balance : (n_classes,) float
         Weight of each class, from its frequency in the whole image: see `class_balance`.
-    w0, sigma
-        Height (>= 0) and width (> 0, in the unit of `spacing`) of the border term.
     spacing
-        Distance between neighbouring pixels along z, y and x; 1 measures in pixels.
+        Distance between neighbouring pixels along z, y and x, in the unit of the widths in `borders`; 1
+        measures in pixels.
 
     Returns
     -------
@@ -107,24 +106,18 @@ def weight_map(
 
     Notes
     -----
-    ``balance[class] + w0 * exp(-(d1 + d2)**2 / (2 * sigma**2))``, the second term on background alone, with
-    distances `d1`, `d2` to the nearest and second nearest object: eq. 2 of [1]_. It is exactly 0 where
-    ``d1 + d2 > border_reach(w0, sigma)``. Sums are float64, rounded once to float32. Needs a halo of
-    ``ceil(border_reach(w0, sigma) / spacing)`` pixels; then any tile gives the bytes of the whole image.
-
-    References
-    ----------
-    .. [1] Ronneberger, Fischer, Brox, "U-Net", MICCAI 2015. arXiv:1505.04597
+    ``balance[class]`` plus what `Borders` gives. Sums are float64, rounded once to float32. Needs a halo of
+    ``ceil(borders.reach / spacing)`` pixels; then any tile gives the bytes of the whole image.
     """
     balance = np.ascontiguousarray(balance, dtype=np.float64)
-    weights = balance.astype(np.float32)[target]
-    reach = border_reach(w0, sigma)
-    if reach > 0 and _has_two_objects(np.ascontiguousarray(objects).reshape(-1)):
-        lines, steps, n_middle = lay_out(objects, spacing, reach)
-        classes = np.ascontiguousarray(target).reshape(lines.shape)
-        out = weights.reshape(lines.shape)
-        _add_borders(lines, *steps, n_middle, spacing[2], w0, sigma, reach, balance, classes, out)
-    return weights
+    d1, d2 = nearest_two(objects, spacing=spacing, reach=borders.reach)
+    is_background, total = objects == 0, d1.astype(float) + d2
+    weights = balance[target]
+    narrow = (is_background | borders.inside) & (total <= border_reach(borders.w0, borders.sigma))
+    weights[narrow] += borders.w0 * np.exp(-(total[narrow] ** 2) / (2 * borders.sigma**2))
+    near = is_background & (d1 <= border_reach(borders.w1, borders.sigma1))
+    weights[near] += borders.w1 * np.exp(-(d1[near].astype(float) ** 2) / (2 * borders.sigma1**2))
+    return weights.astype(np.float32)
 
 
 def separation_border(labels: NDArray[np.integer], *, width: int = 1) -> NDArray[np.bool_]:
@@ -210,102 +203,3 @@ def _with_neighbours(extreme: np.ufunc, values: NDArray[np.integer], axis: int) 
     extreme(result[tuple(after)], values[tuple(before)], out=result[tuple(after)])
     extreme(result[tuple(before)], values[tuple(after)], out=result[tuple(before)])
     return result
-
-
-@njit(nogil=True, cache=True)
-def _has_two_objects(labels):
-    """Tell whether there is a border at all; quick on images that have one."""
-    seen = labels.dtype.type(0)
-    for label in labels:
-        if label != 0 and label != seen:
-            if seen != 0:
-                return True
-            seen = label
-    return False
-
-
-@njit(nogil=True, cache=True)
-def _add_borders(
-    lines, swept_steps, middle_steps, last_steps, n_middle, spacing_x, w0, sigma, reach, balance, classes, out
-):
-    """Write ``balance + border`` to the background pixels of `out` that have a border term."""
-    n, n_p = lines.shape
-    n_pad, n_x = last_steps.size, n_p // n_middle
-    sweeps = start_both_sweeps(lines, swept_steps.size)
-    near, ids = np.empty((2, n_p)), np.empty((2, n_p), np.int64)
-    line_near, line_ids = empty_line(n_x, n_pad)
-    is_narrow = np.empty(-(-n_x // _BLOCK), np.bool_)
-    for i in range(n - 1, -1, -1):
-        sites_of_row(lines, i, sweeps, swept_steps, middle_steps, n_middle, near, ids)
-        for low in range(0, n_p, n_x):
-            pad_line(near, ids, low, low + n_x, 1, n_pad, line_near, line_ids)
-            _find_narrow_blocks(line_near, line_ids, n_pad, n_x, reach, is_narrow)
-            for x in range(n_x):
-                if lines[i, low + x] == 0 and is_narrow[x // _BLOCK]:
-                    total = _sum_of_distances(line_near, line_ids, x, last_steps, spacing_x, reach)
-                    if total <= reach:
-                        border = w0 * np.exp(-(total**2) / (2 * sigma**2))
-                        out[i, low + x] = balance[classes[i, low + x]] + border
-
-
-@njit(nogil=True, cache=True)
-def _sum_of_distances(near, ids, x, steps, spacing_x, reach):
-    """Return d1 + d2 at a pixel, ``inf`` where it is beyond the reach for certain."""
-    # `distance.look_along` in two parts: d1 <= d2, so that an object within half the reach must be met
-    # first, and beyond that half no nearer one can follow.
-    near1, near2, id1 = near[0], near[1], ids[0]
-    half, at = reach / 2, steps.size + x
-    best1, which1, best2 = near1[at], id1[at], near2[at]
-    n_half = min(steps.size, int(half / spacing_x) + 2)
-    for k in range(1, n_half):
-        if steps[k] >= best2:
-            break
-        for p in (np.uintp(at - k), np.uintp(at + k)):
-            square, square2 = near1[p] + steps[k], near2[p] + steps[k]
-            if square < best2:
-                if id1[p] == which1:
-                    best1, best2 = min(best1, square), min(best2, square2)
-                elif square < best1:
-                    best1, which1, best2 = square, id1[p], min(best1, square2)
-                else:
-                    best2 = square
-    d1 = np.sqrt(best1)
-    if d1 > half:
-        return np.inf
-    for k in range(n_half, min(steps.size, int((reach - d1) / spacing_x) + 2)):
-        if steps[k] >= best2:
-            break
-        for p in (np.uintp(at - k), np.uintp(at + k)):
-            best2 = min(best2, (near1[p] if id1[p] != which1 else near2[p]) + steps[k])
-    return d1 + np.sqrt(best2)
-
-
-@njit(nogil=True, cache=True)
-def _find_narrow_blocks(near, ids, n_pad, n_x, reach, is_narrow):
-    """Mark the blocks of a line that have two objects within the reach, one of them within half of it."""
-    n_blocks = is_narrow.size
-    smallest, largest = np.empty(n_blocks, np.int64), np.empty(n_blocks, np.int64)
-    nearest = np.empty(n_blocks)
-    for b in range(n_blocks):
-        start, stop = n_pad + b * _BLOCK, n_pad + min(n_x, (b + 1) * _BLOCK)
-        smallest[b], largest[b], nearest[b] = _summarize(near, ids, start, stop)
-    n_around = -(-n_pad // _BLOCK)
-    for b in range(n_blocks):
-        low, high, closest = smallest[b], largest[b], nearest[b]
-        for c in range(max(b - n_around, 0), min(b + n_around + 1, n_blocks)):
-            low, high, closest = min(low, smallest[c]), max(high, largest[c]), min(closest, nearest[c])
-        is_narrow[b] = low < high and np.sqrt(closest) <= reach / 2
-
-
-@njit(nogil=True, cache=True)
-def _summarize(near, ids, start, stop):
-    """Return the smallest and largest id and the smallest squared distance on a part of a line."""
-    smallest, largest, nearest = _NO_ID, 0, np.inf
-    for rank in range(2):
-        for p in range(start, stop):
-            which = ids[rank, p]
-            smallest = min(smallest, which if which != 0 else _NO_ID)
-            largest = max(largest, which)
-    for p in range(start, stop):
-        nearest = min(nearest, near[0, p])
-    return smallest, largest, nearest

@@ -21,7 +21,7 @@ from unetcli.image.store import Level, open_store
 from unetcli.image.streaming import Progress, Work, map_tiles, reduce_tiles, silent, work_on
 from unetcli.image.tiling import Shape, Tile, TileGrid
 from unetcli.kernels.labels import face_pairs, label_components, merge
-from unetcli.kernels.weight_map import border_reach, class_balance, separation_border, weight_map
+from unetcli.kernels.weight_map import Borders, class_balance, separation_border, weight_map
 
 Block = NDArray[Any]
 Spacing = tuple[float, float, float]
@@ -165,7 +165,7 @@ class _Job:
 
     def write_weights(self, pairs: Pairs, balance: NDArray[np.float64]) -> None:
         config = self.config
-        reach = border_reach(config.w0, config.sigma)
+        borders = Borders(config.w0, config.sigma)
         for group, (truth, ids) in pairs.items():
             targets = [
                 self.store.level(group, 0, truth.axes, truth.shape, "float32"),
@@ -178,16 +178,14 @@ class _Job:
             def weigh(tile: Tile, truth: Block, ids: Block, spacing: Spacing = spacing) -> tuple[Block, ...]:
                 target, cut = over_volumes(self.target, self.ndim, truth, ids)
                 (weights,) = over_volumes(
-                    lambda *volumes: (
-                        weight_map(*volumes, balance=balance, w0=config.w0, sigma=config.sigma, spacing=spacing),
-                    ),
+                    lambda *volumes: (weight_map(*volumes, borders, balance=balance, spacing=spacing),),
                     self.ndim,
                     cut,
                     target,
                 )
                 return tile.crop_core(weights), tile.crop_core(target)
 
-            works = self._works(group, truth, ids, reach=reach, targets=targets)
+            works = self._works(group, truth, ids, reach=borders.reach, targets=targets)
             map_tiles(
                 weigh,
                 works,
