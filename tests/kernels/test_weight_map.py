@@ -15,7 +15,6 @@ from unetcli.kernels.weight_map import (
     weight_map,
 )
 
-
 BORDERS = {
     "narrow": Borders(sigma=0.4),
     "middle": Borders(sigma=2.0),

@@ -178,7 +178,7 @@ class _Job:
             def weigh(tile: Tile, truth: Block, ids: Block, spacing: Spacing = spacing) -> tuple[Block, ...]:
                 target, cut = over_volumes(self.target, self.ndim, truth, ids)
                 (weights,) = over_volumes(
-                    lambda *volumes: (weight_map(*volumes, borders, balance=balance, spacing=spacing),),
+                    lambda objects, classes: (weight_map(objects, classes, borders, balance=balance, spacing=spacing),),
                     self.ndim,
                     cut,
                     target,
