@@ -75,19 +75,20 @@ class Passes(NamedTuple):
         plane has rows of one line and the sweep runs along y, so that the z axis costs nothing.
     n_steps : three int
         Pixels to look along the swept, the middle and the last axis, the pixel itself included.
-    spacing : three float32 or float64
+    spacing : three float32
         Distance between pixels along these axes.
     keys : (0,) uint32 or uint64
         Type of the keys of the sweeps: ``offset << bits | id`` in one integer, so that the smaller key is
         the nearer object. Ids below 2**24 and up to 254 steps fit in 32 bits, and such ids and squared
         distances in float32; else all are twice as wide. One width lets a vector hold all of a pixel.
     numbers : (0,) float32 or float64
-        Type of squared distances, and of ids beside them.
+        Type of squared distances, and of ids beside them. All squares are rounded to float32, so that the
+        width changes no result.
     """
 
     n_middle: int
     n_steps: tuple[int, int, int]
-    spacing: tuple[np.floating, np.floating, np.floating]
+    spacing: tuple[np.float32, np.float32, np.float32]
     keys: NDArray[np.unsignedinteger]
     numbers: NDArray[np.floating]
 
@@ -119,7 +120,7 @@ def lay_out(
     is_narrow = n_steps[0] < 255 and lines.max(initial=0) < 1 << 24
     key, number = (np.uint32, np.float32) if is_narrow else (np.uint64, np.float64)
     steps = (n_steps[0], n_steps[1], n_steps[2])
-    widths = (number(spacing[axes[0]]), number(spacing[axes[1]]), number(spacing[axes[2]]))
+    widths = (np.float32(spacing[axes[0]]), np.float32(spacing[axes[1]]), np.float32(spacing[axes[2]]))
     return lines, Passes(n_middle, steps, widths, np.empty(0, key), np.empty(0, number))
 
 
@@ -264,8 +265,8 @@ def _split_keys(keys, near, ids, passes):
     number = near.dtype.type
     mask, _, none, bits = _key_scale(passes.keys, passes.n_steps[0])
     for p in range(keys.size):
-        distance = number(keys[p] >> bits) * passes.spacing[0]
-        near[p] = distance * distance if keys[p] < none else np.inf
+        distance = np.float32(keys[p] >> bits) * passes.spacing[0]
+        near[p] = distance * distance if keys[p] < none else np.float32(np.inf)
     for p in range(keys.size):
         ids[p] = number(keys[p] & mask)
 
@@ -333,14 +334,13 @@ def look_around(near, ids, at, stride, spacing, n_steps, limit, best) -> None:
         Squared distance and id of the nearest object, then of the second nearest; ``inf`` for none. A pixel
         with a second distance of 0 is left alone; so become those that do not count.
     """
-    number = near.dtype.type
     near1, near2, ids1, ids2 = near[0], near[1], ids[0], ids[1]
     n_within = int(min(np.sqrt(limit) / spacing, n_steps)) + 1
     for k in range(1, n_steps):
         if k == n_within:
             for j in range(BLOCK):
                 best[2 * BLOCK + j] = best[2 * BLOCK + j] if best[j] <= limit else 0
-        square, next_square = (number(k) * spacing) ** 2, (number(k + 1) * spacing) ** 2
+        square, next_square = (np.float32(k) * spacing) ** 2, (np.float32(k + 1) * spacing) ** 2
         left, right = at - k * stride, at + k * stride
         if _look_at_two(near1, near2, ids1, ids2, left, right, square, next_square, best) == 0:
             return
@@ -354,7 +354,8 @@ def _look_at_two(near1, near2, ids1, ids2, left, right, square, next_square, bes
     for j in range(BLOCK):
         best1, id1, best2, id2 = best[j], best[BLOCK + j], best[2 * BLOCK + j], best[3 * BLOCK + j]
         for p in (np.uintp(left) + np.uintp(j), np.uintp(right) + np.uintp(j)):
-            square1, square2, which1, which2 = near1[p] + square, near2[p] + square, ids1[p], ids2[p]
+            square1, square2 = np.float32(near1[p] + square), np.float32(near2[p] + square)
+            which1, which2 = ids1[p], ids2[p]
             is_nearest, is_same = square1 < best1, which1 == id1
             # Who else may be second: the nearest so far, if it is pushed back, or the second across p.
             other = best1 if best1 < square2 else square2
