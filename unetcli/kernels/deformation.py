@@ -17,7 +17,7 @@ from unetcli.errors import ConfigError
 
 Position = tuple[int, int, int]
 
-_LATTICE_PX = 8  # largest distance of the pixels that `source_box` evaluates
+_LATTICE = 16  # pixels along an axis that `source_box` evaluates between two control points, or in a smaller box
 _ROUNDING_PX = 1e-6  # more than positions of up to 2**30 pixels lose to rounding
 _CUBIC_B_SPLINE = np.array([[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]]) / 6
 """Powers 1, t, t^2, t^3 between two knots (rows) in the four coefficients around (columns)."""
@@ -189,8 +189,8 @@ def source_box(
 
     Notes
     -----
-    Positions are evaluated on a lattice of every 8th pixel, or closer in a small box. Between lattice
-    points h apart a function leaves its linear interpolation by at most ``h**2 / 8 * max |f''|`` for each
+    Positions are evaluated on a lattice of 16 pixels between two control points, or in a smaller box. Between
+    lattice points h apart a function leaves its linear interpolation by at most ``h**2 / 8 * max |f''|`` for each
     axis, and the second derivative of a cubic spline is bounded by the largest second difference of its
     B-spline coefficients.
     """
@@ -207,7 +207,10 @@ def _bounds(
     deformation: Deformation, start: tuple[int, ...], stop: tuple[int, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bound the source positions of a box; asked for by who reads a block and by who checks it."""
-    steps = [min(max(1, (b - a) // 32), _LATTICE_PX) for a, b in zip(start, stop, strict=True)]
+    segments = [
+        max(n - 1, 1) // max(g - 1, 1) for n, g in zip(deformation.shape, deformation.grid.shape[1:], strict=True)
+    ]
+    steps = [max(1, min(b - a, s) // _LATTICE) for a, b, s in zip(start, stop, segments, strict=True)]
     lattice = [np.append(np.arange(a, b - 1, h), b - 1) for a, b, h in zip(start, stop, steps, strict=True)]
     positions = source_positions(deformation, lattice).reshape(3, -1)
     margin = _departure_from_lattice(deformation, steps) + _ROUNDING_PX

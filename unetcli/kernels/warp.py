@@ -166,7 +166,7 @@ def _warp(curves, pixels, parts):
     buffers = (
         np.empty(_STRETCH_PX, np.int64),
         np.empty(_STRETCH_PX, F32),
-        np.ones((3, 4, _STRETCH_PX), F32),
+        np.empty((3, 4, _STRETCH_PX), F32),
     )
     first = 0
     while first < len(x):
@@ -208,10 +208,13 @@ def _gather_part(part, pixel, n_x, is_planar, corner, fraction, buffers):
         return
     at = buffers[0][: stop - first]
     half = F32(2 if part.source.dtype == FLOAT32 else 0.5)
-    at[:] = part.first
-    for axis in range(3):
-        _add_index(corner[axis, first:stop], fraction[axis, first:stop], half, part.strides[axis + 1], at)
-    _prefetch_line(part.source, at, part.strides[2] * _PREFETCH_LINES)
+    _fill_indices(
+        corner[0, first:stop], corner[1, first:stop], corner[2, first:stop],
+        fraction[0, first:stop], fraction[1, first:stop], fraction[2, first:stop],
+        half, part.first, part.strides, at,
+    )  # fmt: skip
+    next_plane = 0 if is_planar else part.strides[1]
+    _prefetch_line(part.source, at, next_plane + part.strides[2] * _PREFETCH_LINES)
     for c in range(part.out.shape[0]):
         out = part.out[c, z, y, x + first : x + stop]
         if part.source.dtype == FLOAT32:  # which the compiler knows, unlike the order
@@ -226,30 +229,39 @@ def _interpolate(part, c, is_planar, fraction, first, buffers, out):
     n_x, stop = len(out), first + len(out)
     at, values, taps = buffers[0][:n_x], buffers[1][:n_x], buffers[2]
     f_z, f_y, f_x = fraction[0, first:stop], fraction[1, first:stop], fraction[2, first:stop]
-    stride = np.uintp(part.strides[2])
-    n_planes = 1 if is_planar else part.order + 1
+    shift = c * part.strides[0]
     if part.order == 3:
         _fill_cubic_taps(f_y, taps[1])
         _fill_cubic_taps(f_x, taps[2])
-    if n_planes == 4:
+    if is_planar:
+        _interpolate_plane(part, shift, at, f_y, f_x, taps, out)
+        return
+    if part.order == 3:
+        shift -= part.strides[1]  # it begins one plane below
         _fill_cubic_taps(f_z, taps[0])
-    elif n_planes == 2:
+    else:
         _fill_linear_taps(f_z, taps[0])
-    for plane in range(n_planes):
-        # Cubic interpolation begins one plane below.
-        shift = np.uintp(c * part.strides[0] + (plane - n_planes // 4) * part.strides[1])
-        if part.order == 1:
-            _linear(part.source, shift, stride, at, f_y, f_x, values)
-        else:
-            _cubic(part.source, shift, stride, at, taps[1], taps[2], values)
+    for plane in range(part.order + 1):
+        _interpolate_plane(part, shift, at, f_y, f_x, taps, values)
         _add_plane(taps[0, plane], values, plane == 0, out)
+        shift += part.strides[1]
 
 
 @njit(nogil=True, cache=True)
-def _add_index(corner, fraction, half, stride, at):
-    """Step to the pixel below a position along an axis, or from a fraction of `half` on to the one above."""
-    for x in range(len(at)):
-        at[x] += np.int64(corner[x] + (fraction[x] >= half)) * stride
+def _interpolate_plane(part, shift, at, f_y, f_x, taps, out):
+    if part.order == 1:
+        _linear(part.source, np.uintp(shift), np.uintp(part.strides[2]), at, f_y, f_x, out)
+    else:
+        _cubic(part.source, np.uintp(shift), np.uintp(part.strides[2]), at, taps[1], taps[2], out)
+
+
+@njit(nogil=True, cache=True)
+def _fill_indices(z, y, x, f_z, f_y, f_x, half, first, strides, at):
+    """Find the pixels below positions along each axis, or from a fraction of `half` on those above."""
+    _, stride_z, stride_y, _ = strides
+    for i in range(len(at)):
+        row = np.int64(y[i] + (f_y[i] >= half)) * stride_y + np.int64(x[i] + (f_x[i] >= half))
+        at[i] = first + np.int64(z[i] + (f_z[i] >= half)) * stride_z + row
 
 
 @njit(nogil=True, cache=True)
