@@ -424,8 +424,11 @@ def test_dry_run_leaves_what_is_there_even_with_overwrite(cli, lines, in_tmp, na
 
 @pytest.mark.parametrize(
     ("name", "option"),
-    [("weights", "--sigma=-1"), ("weights", "--balance=1,2,3"), ("train", "--patch-size=33"), ("augment", "--grid=1")],
-)
+    [
+        ("weights", "--sigma=-1"), ("weights", "--balance=1,2,3"), ("train", "--patch-size=33"),
+        ("augment", "--grid=0"), ("augment", "--grid=2,5,5"), ("train", "--grid=2,5,5"),
+    ],
+)  # fmt: skip
 def test_dry_run_finds_mistakes(cli, lines, in_tmp, name, option):
     assert cli(*lines(name, "out"), option, "--dry-run") == 4
     assert option.split("=")[0] in cli.err

@@ -133,6 +133,18 @@ def test_features_that_make_no_network(features):
         TrainConfig(features=features)
 
 
+@pytest.mark.parametrize("grid", ["", "0", "65", "3,", "3,3,3,3", "-3", "2.5", "3x3"], ids=repr)
+def test_grids_of_no_control_points(grid):
+    with pytest.raises(ConfigError, match="--grid"):
+        TrainConfig(grid=grid)
+
+
+@pytest.mark.parametrize(("grid", "ndim"), [("2,5,5", 2), ("5,5", 3)])
+def test_control_points_of_axes_that_there_are_not(grid, ndim):
+    with pytest.raises(ConfigError, match=f"--grid {grid}: expected one number, or {ndim} for"):
+        TrainConfig(grid=grid).grid_points(ndim)
+
+
 @pytest.mark.parametrize(("features", "expected"), [("32,64", (32, 64)), ("8, 16, 24", (8, 16, 24))])
 def test_features(features, expected):
     assert TrainConfig(features=features).feature_list == expected
@@ -156,7 +168,7 @@ def test_the_preset_of_the_paper_is_the_papers():
     assert paper.feature_list == (64, 128, 256, 512, 1024)
     assert (paper.padding, paper.norm, paper.skip) == ("valid", "none", "concat")
     assert (paper.optimizer, paper.momentum, paper.batch_size, paper.patch_size) == ("sgd", 0.99, 1, 572)
-    assert (paper.elastic, paper.grid) == (10, 3)
+    assert (paper.elastic, paper.grid_points(2)) == (10, (1, 3, 3))
     assert (WeightsConfig().w0, WeightsConfig().sigma) == (10, 5)
 
 

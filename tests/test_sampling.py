@@ -1,5 +1,7 @@
 """A sample is a function of the seed and its number alone, and all its parts share one field."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,11 +36,8 @@ def example(shape=(1, 2, 1, 60, 70), name="a"):
 def render(sample, start=None, stop=None):
     """Return all parts of a sample."""
     start, stop = start or (0, 0, 0), stop or sample.shape
-    return (
-        sample.image(start, stop, NONE + 100, ONE * 20),
-        sample.labels(sample.example.truth, start, stop),
-        sample.weights(sample.example.weights, start, stop),
-    )
+    image, (labels,), weights = sample.render(start, stop, NONE + 100, ONE * 20, [sample.example.truth])
+    return image, labels, weights
 
 
 def assert_same(a, b):
@@ -85,7 +84,8 @@ def test_image_labels_and_weights_share_the_field(shape, size, ndim):
     found = Example(
         "a", Pixels(found.truth.pixels.astype("float32")), found.truth, weights=Pixels(found.truth.pixels > 2)
     )
-    sample = draw_sample([(found, 0, 0)], DeformConfig(**PLAIN, elastic=3, shift=4), 0, 1, size, ndim)
+    config = DeformConfig(**PLAIN, elastic=3, shift=4, interpolation="linear")  # which does not overshoot
+    sample = draw_sample([(found, 0, 0)], config, 0, 1, size, ndim)
     image, labels, weights = render(sample)
     image = image[0] * 20 + 100
     pure = np.abs(image - labels) < 1e-3  # all pixels that were averaged have one label
@@ -111,6 +111,84 @@ def test_without_deformation_it_is_a_cut_of_the_image(k, ndim):
     np.testing.assert_allclose(image, (found.image.read(cut)[0] - 100) / 20, atol=1e-5)
     np.testing.assert_array_equal(labels, found.truth.read(cut.replace(1, 0, 1))[0, 0])
     np.testing.assert_allclose(weights, found.weights.read(cut.replace(1, 0, 1))[0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "cubic"])
+@pytest.mark.parametrize(("shape", "size", "ndim"), CASES)
+def test_labels_and_weights_may_be_asked_for_inside_only(shape, size, ndim, interpolation):
+    found = example(shape)
+    config = DeformConfig(elastic=4, shift=5, interpolation=interpolation)
+    for k in range(5):
+        sample = draw_sample([(found, 0, 0)], config, 0, k, size, ndim)
+        whole = render(sample)
+        inside = tuple(n // 4 for n in sample.shape), tuple(n - n // 4 for n in sample.shape)
+        part = sample.render((0, 0, 0), sample.shape, NONE + 100, ONE * 20, [found.truth, found.truth], inside=inside)
+        cut = tuple(slice(a, b) for a, b in zip(*inside, strict=True))
+        assert part.image.tobytes() == whole[0].tobytes()
+        assert [label.tobytes() for label in part.labels] == [whole[1][cut].tobytes()] * 2
+        assert part.weights.tobytes() == whole[2][cut].tobytes()
+
+
+def test_without_weights_and_labels_there_is_the_image_alone():
+    found = example()
+    sample = draw_sample([(replace(found, weights=None), 0, 0)], ALL, 0, 0, None, 2)
+    image, labels, weights = sample.render((0, 0, 0), sample.shape, NONE + 100, ONE * 20)
+    assert image.tobytes() == render(draw_sample([(found, 0, 0)], ALL, 0, 0, None, 2))[0].tobytes()
+    assert (labels, weights) == ([], None)
+
+
+def test_a_part_without_pixels_has_none():
+    sample = draw_sample([(example(), 0, 0)], ALL, 0, 0, None, 2)
+    image, labels, weights = render(sample, (0, 5, 6), (1, 5, 9))
+    assert (image.shape, labels.shape, weights.shape) == ((2, 1, 0, 3), (1, 0, 3), (1, 0, 3))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (1, 1, 1, 1, 40), (1, 1, 3, 40, 1), (1, 1, 1, 3, 2)], ids=str)
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_images_much_smaller_than_their_displacements(shape, ndim):
+    found = Example("a", Pixels(np.full(shape, 7.0)), Pixels(np.full(shape, 3, np.uint32)), weights=None)
+    config = DeformConfig(**PLAIN, elastic=50, shift=500)
+    for k, size in enumerate((None, 16, None)):
+        sample = draw_sample([(found, 0, 0)], config, 0, k, size, ndim)
+        image, (labels,), _ = sample.render((0, 0, 0), sample.shape, NONE[:1], ONE[:1], [found.truth])
+        np.testing.assert_allclose(image, 7, rtol=1e-5)
+        assert (labels == 3).all()
+
+
+def test_cubic_interpolation_keeps_more_of_fine_detail():
+    found = example()
+    config = {"elastic": 0, "scaling": 1, "shift": 3, "flip": False, **PLAIN}
+    still = render(draw_sample([(found, 0, 0)], DeformConfig(**PLAIN, **STILL), 0, 0, None, 2))[0]
+    spread = {
+        kind: np.mean([
+            render(draw_sample([(found, 0, 0)], DeformConfig(**config, interpolation=kind), 0, k, None, 2))[0].std()
+            for k in range(5)
+        ])
+        for kind in ("linear", "cubic")
+    }  # fmt: skip
+    assert spread["linear"] < 0.8 * still.std()
+    assert 1.1 * spread["linear"] < spread["cubic"] < still.std()
+
+
+@pytest.mark.parametrize(
+    ("grid", "ndim", "points"),
+    [("3", 2, (1, 3, 3)), ("4,5", 2, (1, 4, 5)), ("3", 3, (3, 3, 3)), ("1,4,5", 3, (1, 4, 5))],
+)
+def test_each_axis_may_have_control_points_of_its_own(grid, ndim, points):
+    found = example((1, 2, 6, 30, 40))
+    assert draw_sample([(found, 0, 0)], DeformConfig(grid=grid), 0, 0, None, ndim).deformation.grid.shape[1:] == points
+
+
+def test_a_deformation_is_the_same_in_space_whatever_the_pixel_size():
+    found = example((1, 2, 6, 30, 40))
+    spaced = replace(found, image=Pixels(found.image.pixels, axes=Axes.of("zyx", {"z": 2.5, "y": 1.0, "x": 0.5})))
+    config = DeformConfig(shift=10)
+    spacing = np.array([5, 2, 1])
+    for k in range(10):
+        plain, other = (draw_sample([(e, 0, 0)], config, 0, k, None, 3).deformation for e in (found, spaced))
+        np.testing.assert_allclose(other.grid * spacing[:, None, None, None], plain.grid)
+        np.testing.assert_allclose(other.offset * spacing, plain.offset)
+        np.testing.assert_allclose(spacing[:, None] * other.matrix / spacing, plain.matrix, atol=1e-12)
 
 
 def origins(planes, size, ndim, n=200):

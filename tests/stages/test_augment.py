@@ -91,7 +91,7 @@ def test_image_and_labels_are_warped_by_one_field(tmp_path):
 
 
 def test_parameters_are_written_down(instances, tmp_path):
-    augment.run(instances, tmp_path / "a", AugmentConfig(samples=3, elastic=5, grid=4))
+    augment.run(instances, tmp_path / "a", AugmentConfig(samples=3, elastic=5, grid="4"))
     rows = rows_of(tmp_path / "a")
     assert [r["sample"] for r in rows] == ["sample_00000", "sample_00001", "sample_00002"]
     assert {r["image"] for r in rows} <= {"img_00", "img_01"}  # img_02 is for validation

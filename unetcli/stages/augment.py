@@ -8,8 +8,9 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,9 @@ from unetcli.image.dataset import TARGET, TRUTH, WEIGHTS, Dataset, open_dataset
 from unetcli.image.location import Location, write
 from unetcli.image.new_store import NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
-from unetcli.image.source import Source
 from unetcli.image.streaming import Progress, Work, map_tiles, silent
 from unetcli.image.tiling import Box, Shape, TileGrid
-from unetcli.kernels.displacement import source_positions
+from unetcli.kernels.deformation import source_positions
 from unetcli.report.sheet import SheetSample, draw_sheet
 from unetcli.sampling import Position, Sample, draw_sample, examples
 
@@ -99,7 +99,14 @@ def run(
         works = [
             w for group, sample in zip(groups, samples, strict=True) for w in _works(store, dataset, group, sample)
         ]
-        map_tiles(lambda _, *blocks: blocks, works, store.ledger, read=_read, workers=workers, progress=progress)
+        map_tiles(
+            lambda _, blocks: blocks,
+            works,
+            store.ledger,
+            read=lambda view, box: view.read(box),
+            workers=workers,
+            progress=progress,
+        )
         write(out / "parameters.csv", _parameters(names, samples))
         metadata = [_metadata(dataset, *parts) for parts in zip(groups, names, samples, strict=True)]
         described = {**dataset.store.attributes["data"], "ndim": ndim, "validation": {}, "class_pixels": None}
@@ -111,69 +118,68 @@ def run(
     return {**summary, **({"preview": str(preview)} if preview else {})}
 
 
+class Array(NamedTuple):
+    """One array of a sample, as it is stored."""
+
+    axes: Axes
+    shape: Shape
+    dtype: np.dtype[Any]
+
+
 @dataclass(frozen=True)
 class DeformedView:
-    """One array of a sample as a source: reading a box renders it."""
+    """A sample as a source: reading a box renders all its arrays in one pass."""
 
     name: str
     shape: Shape
     dtype: np.dtype[Any]
     axes: Axes
-    render: Callable[[Position, Position], Block]
+    render: Callable[[Position, Position], list[Block]]
     notes: tuple[str, ...] = ()
     channels: tuple[Channel, ...] = ()
 
-    def read(self, box: Box) -> Block:
-        """Return the deformed pixels of a box, (1, c, z, y, x)."""
-        z, y, x = (slice(a, b) for a, b in zip(box.start[2:], box.stop[2:], strict=True))
-        block = self.render((z.start, y.start, x.start), (z.stop, y.stop, x.stop))
-        return block.reshape(box.shape)
-
-
-def _read(source: Source, box: Box) -> Block:
-    return source.read(box.clip(source.shape))  # labels have fewer channels than the image
+    def read(self, box: Box) -> Any:  # noqa: ANN401 - a block of each array
+        """Return the deformed pixels of a box, (1, c, z, y, x) of each array."""
+        (z, y, x), (z_stop, y_stop, x_stop) = box.start[2:], box.stop[2:]
+        return tuple(block[None] for block in self.render((z, y, x), (z_stop, y_stop, x_stop)))
 
 
 def _works(store: NewStore, dataset: Dataset, group: str, sample: Sample) -> Iterator[Work]:
     """Yield the tiles of a sample; image, labels and weights are rendered and written together."""
-    views = _views(dataset, sample)
+    arrays = _arrays(sample)
     targets = [
-        store.level(f"{group}/{place}".strip("/"), 0, v.axes, v.shape, v.dtype, is_label=place.startswith("labels"))
-        for place, v in views.items()
+        store.level(f"{group}/{place}".strip("/"), 0, a.axes, a.shape, a.dtype, is_label=place.startswith("labels"))
+        for place, a in arrays.items()
     ]
-    shape, truth = views[""].shape, targets[1]
-    for tile in TileGrid(shape, (1, shape[1], *truth.shard[2:])):
-        yield Work(f"{group or 'image'}/{tile.index}", tile, tuple(views.values()), tuple(targets))
+    axes, shape, dtype = arrays[""]
+    view = DeformedView(sample.example.name, shape, dtype, axes, partial(_render, dataset, sample))
+    for tile in TileGrid(shape, (1, shape[1], *targets[1].shard[2:])):
+        yield Work(f"{group or 'image'}/{tile.index}", tile, (view,), tuple(targets))
 
 
-def _views(dataset: Dataset, sample: Sample) -> dict[str, DeformedView]:
+def _arrays(sample: Sample) -> dict[str, Array]:
     """Return the arrays of a sample by the place of each in its group."""
-    example, name = sample.example, sample.example.name
-    mean, std = dataset.normalization()
-
-    def gray(start: Position, stop: Position) -> Block:
-        values = sample.image(start, stop, mean, std) * std[:, None, None, None] + mean[:, None, None, None]
-        return _to_dtype(values, example.image.dtype)
-
-    def labels(source: Source) -> DeformedView:
-        axes = _sample_axes(source.axes, sample)
-        return DeformedView(name, (1, 1, *sample.shape), source.dtype, axes, lambda a, b: sample.labels(source, a, b))
-
-    image_axes = _sample_axes(example.image.axes, sample)
-    shape = (1, example.image.shape[1], *sample.shape)
-    views = {"": DeformedView(name, shape, example.image.dtype, image_axes, gray)}
-    views[f"labels/{TRUTH}"] = labels(example.truth)
+    example = sample.example
+    sources = {"": example.image, f"labels/{TRUTH}": example.truth}
     if example.target is not None and example.weights is not None:
-        source = example.weights
-        views[f"labels/{TARGET}"] = labels(example.target)
-        views[WEIGHTS] = DeformedView(
-            name,
-            (1, 1, *sample.shape),
-            np.dtype("float32"),
+        sources |= {f"labels/{TARGET}": example.target, WEIGHTS: example.weights}
+    return {
+        place: Array(
             _sample_axes(source.axes, sample),
-            lambda a, b: sample.weights(source, a, b),
+            (1, source.shape[1], *sample.shape),
+            np.dtype("float32") if place == WEIGHTS else source.dtype,
         )
-    return views
+        for place, source in sources.items()
+    }
+
+
+def _render(dataset: Dataset, sample: Sample, start: Position, stop: Position) -> list[Block]:
+    """Render a part of a sample, (c, z, y, x) of each of its arrays."""
+    example, (mean, std) = sample.example, dataset.normalization()
+    sources = [example.truth, *([example.target] if example.target is not None else [])]
+    image, labels, weights = sample.render(start, stop, mean, std, sources)
+    image = _to_dtype(image * std[:, None, None, None] + mean[:, None, None, None], example.image.dtype)
+    return [image, *(label[None] for label in labels), *([] if weights is None else [weights[None]])]
 
 
 def _sample_axes(axes: Axes, sample: Sample) -> Axes:
@@ -192,15 +198,15 @@ def _to_dtype(values: Block, dtype: np.dtype[Any]) -> Block:
 
 def _metadata(dataset: Dataset, group: str, name: str, sample: Sample) -> ImageMetadata:
     classes = dict(enumerate(dataset.classes))
-    views = _views(dataset, sample)
+    arrays = _arrays(sample)
     named = {TRUTH: classes if dataset.label_kind == "classes" else {}, TARGET: classes}
     labels = tuple(
-        ImageMetadata(label, views[f"labels/{label}"].axes, classes=names, source="../../")
+        ImageMetadata(label, arrays[f"labels/{label}"].axes, classes=names, source="../../")
         for label, names in named.items()
-        if f"labels/{label}" in views
+        if f"labels/{label}" in arrays
     )
-    nested = (ImageMetadata(f"{group}/{WEIGHTS}".strip("/"), views[WEIGHTS].axes),) if WEIGHTS in views else ()
-    return ImageMetadata(group, views[""].axes, name, labels=labels, nested=nested)
+    nested = (ImageMetadata(f"{group}/{WEIGHTS}".strip("/"), arrays[WEIGHTS].axes),) if WEIGHTS in arrays else ()
+    return ImageMetadata(group, arrays[""].axes, name, labels=labels, nested=nested)
 
 
 def _parameters(names: Sequence[str], samples: Sequence[Sample]) -> str:
@@ -225,11 +231,12 @@ def _preview(k: int, sample: Sample, mean: Block, std: Block) -> SheetSample:
     corner = (sample.t, 0, sample.origin[0] + z, *sample.origin[1:])
     extent = (1, example.image.shape[1], 1, height, width)
     plane = Box(corner, tuple(a + n for a, n in zip(corner, extent, strict=True)))
+    image, (labels,), weights = sample.render(start, stop, mean, std, [example.truth])
     return SheetSample(
         name=f"{example.name}, sample {k}",
-        image=sample.image(start, stop, mean, std)[:, 0] * std[:, None, None] + mean[:, None, None],
-        labels=sample.labels(example.truth, start, stop)[0],
-        weights=sample.weights(example.weights, start, stop)[0] if example.weights else None,
+        image=image[:, 0] * std[:, None, None] + mean[:, None, None],
+        labels=labels[0],
+        weights=None if weights is None else weights[0],
         grid=source_positions(sample.deformation, lattice)[1:, 0],
         original=example.image.read(plane)[0, :, 0],
     )
