@@ -234,6 +234,10 @@ class AugmentConfig(DeformConfig):
     samples: int = setting(100, "Number of augmented samples.", minimum=1)
     seed: int = setting(0, "Sample k is a function of (seed, k) alone.", minimum=0)
     shift: float = setting(20.0, "Largest shift, pixels.", minimum=0, group="Augmentation")
+    patch_size: int | None = setting(
+        None, "Side of samples cut at random places, pixels. [default: whole images]", minimum=1, maximum=2**20
+    )
+    replay: int | None = setting(None, "Write this one sample alone, as a run of many writes it.", minimum=0)
     ndim: int | None = setting(None, "Planes (2) or volumes (3). [default: as prepared]", minimum=2, maximum=3)
 
 
