@@ -35,9 +35,10 @@ def test_same_seed_same_bytes_for_any_number_of_workers(instances, weight_maps, 
 
 
 def test_any_tiling_gives_the_same_pixels(instances, weight_maps, tmp_path, request):
-    augment.run(instances, tmp_path / "whole", AugmentConfig(samples=2), weights=weight_maps)
+    config = AugmentConfig(samples=2, blur=3)
+    augment.run(instances, tmp_path / "whole", config, weights=weight_maps)
     request.getfixturevalue("small_tiles")
-    augment.run(instances, tmp_path / "tiled", AugmentConfig(samples=2), weights=weight_maps)
+    augment.run(instances, tmp_path / "tiled", config, weights=weight_maps)
     for name in ("sample_00000", "sample_00001"):
         for label in (None, "truth", "target"):
             np.testing.assert_array_equal(
@@ -327,7 +328,7 @@ def test_volumes(tmp_path, ndim):
     data, maps = tmp_path / "d", tmp_path / "w"
     prep.run([tmp_path / "i.npy"], data, PrepConfig(ndim=ndim, label_kind="instances"), labels=[tmp_path / "l.npy"])
     weights.run(data, maps, WeightsConfig(sigma=2))
-    augment.run(data, tmp_path / "a", AugmentConfig(samples=2), weights=maps)
+    augment.run(data, tmp_path / "a", AugmentConfig(samples=2, blur=1), weights=maps, preview=tmp_path / "sheet.png")
     assert pixels(tmp_path / "a", "sample_00000").shape == (1, 1, 6 if ndim == 3 else 1, 30, 34)
     found = np.unique(pixels(tmp_path / "a", "sample_00000", "truth"))
     assert set(found) <= set(np.unique(labels))
@@ -349,7 +350,7 @@ def test_a_preview_that_can_not_be_written_fails_before_the_work(instances, tmp_
 
 
 def test_stopped_anywhere_and_called_again_ends_in_the_same_bytes(instances, weight_maps, tmp_path, small_tiles):
-    config = AugmentConfig(samples=2)
+    config = AugmentConfig(samples=3, blur=1)
     calls = count_calls(lambda p: augment.run(instances, tmp_path / "whole", config, weights=weight_maps, progress=p))
     for after in range(0, calls, max(1, calls // 4)):
         out = tmp_path / f"stopped_{after}"
