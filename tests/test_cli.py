@@ -425,7 +425,7 @@ def test_dry_run_leaves_what_is_there_even_with_overwrite(cli, lines, in_tmp, na
 
 @pytest.mark.parametrize(
     ("name", "option"),
-    [("weights", "--sigma=-1"), ("weights", "--balance=1,2,3"), ("train", "--patch-size=33"), ("augment", "--grid=1")],
+    [("weights", "--sigma=-1"), ("weights", "--balance=1,2,3"), ("train", "--patch-size=33"), ("augment", "--grid=0")],
 )
 def test_dry_run_finds_mistakes(cli, lines, in_tmp, name, option):
     assert cli(*lines(name, "out"), option, "--dry-run") == 4

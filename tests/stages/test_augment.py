@@ -93,7 +93,7 @@ def test_image_and_labels_are_warped_by_one_field(tmp_path):
 
 
 def test_parameters_are_written_down_for_people(instances, tmp_path):
-    augment.run(instances, tmp_path / "a", AugmentConfig(samples=9, elastic=5, grid=4, blur=2, rotation=30))
+    augment.run(instances, tmp_path / "a", AugmentConfig(samples=9, elastic=5, grid="4", blur=2, rotation=30))
     rows = rows_of(tmp_path / "a")
     assert [r["sample"] for r in rows] == [f"sample_{k:05d}" for k in range(9)]
     assert {r["image"] for r in rows} <= {"img_00", "img_01"}  # img_02 is for validation
@@ -220,6 +220,7 @@ def damaged(path, column, value):
         ("matrix", "[[1", "line 3 is not a sample"),
         ("displacement_px", "[[1, 2]]", "line 3 is not a sample .* grid"),
         ("noise_seed", "", "line 3 is not a sample"),
+        ("interpolation", "nearest", "line 3: interpolation is nearest; expected linear or cubic"),
         ("sample", "sample_00000", "12 lines for 11 samples"),
     ],
     ids=lambda value: value if value.isidentifier() else "",

@@ -109,6 +109,7 @@ def run(
     parameters = network_parameters(config, dataset)
     geometry = geometry_of(config.arch, parameters)
     geometry.check_size("--patch-size", config.patch_size)
+    config.grid_points(ndim=2)
     _check_norm(config, geometry)
     if dry_run:
         return _dry_run(config, parameters, geometry, dataset)
@@ -307,14 +308,13 @@ class Trainer:
         config = self.config
         sample = draw_sample(planes, config, config.seed, k, config.patch_size, ndim=2)
         mean, std = self.dataset.normalization()
-        image = sample.image((0, 0, 0), sample.shape, mean, std)[:, 0]
         m = self.geometry.margin
-        start, stop = (0, m, m), (1, config.patch_size - m, config.patch_size - m)
+        inside = (0, m, m), (1, config.patch_size - m, config.patch_size - m)
         example = sample.example
-        target = self._classes(example, sample.labels(example.target or example.truth, start, stop)[0])
-        if example.weights is None:
-            return image, target, np.ones(target.shape, dtype=np.float32)
-        return image, target, sample.weights(example.weights, start, stop)[0]
+        labels = [example.target or example.truth]
+        image, (target,), weights = sample.render((0, 0, 0), sample.shape, mean, std, labels, inside=inside)
+        target = self._classes(example, target[0])
+        return image[:, 0], target, np.ones(target.shape, dtype=np.float32) if weights is None else weights[0]
 
     def _classes(self, example: Example, labels: NDArray[Any]) -> NDArray[np.int64]:
         """Return the class of each pixel: object ids without a target are all of class 1."""
