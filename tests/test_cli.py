@@ -153,6 +153,7 @@ MISSING = {
     "weights": ["gone", "-o", "out"],
     "augment": ["gone", "-o", "out"],
     "augment weights": ["{data}", "--weights", "gone", "-o", "out"],
+    "augment parameters": ["{data}", "--parameters", "gone", "-o", "out"],
     "train": ["gone", "-o", "out"],
     "train weights": ["{data}", "--weights", "gone", "-o", "out", *TRAIN],
     "tile-predict": ["gone", "-o", "out", "--model", "{data}"],

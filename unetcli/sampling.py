@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -130,7 +131,7 @@ class Sample:
     deformation
         Of the region.
     gray
-        Variation of the gray values.
+        Variation of the gray values of each channel.
     interpolation
         Of the image, ``linear`` or ``cubic``.
     """
@@ -146,6 +147,12 @@ class Sample:
     def shape(self) -> Position:
         """Extent of the region, (z, y, x)."""
         return self.deformation.shape
+
+    @property
+    def _spacing(self) -> tuple[float, float, float]:
+        """Pixel size along (z, y, x) in units of that along x; no plane is near one plane."""
+        z, y, x = self.example.image.axes.spacing
+        return (math.inf if self.shape[0] == 1 else z, y, x)
 
     def render(
         self,
@@ -173,9 +180,11 @@ class Sample:
         Returns
         -------
         Rendering
-            Gray values are ``(gray values - mean) / std``, deformed, then varied.
+            Gray values are ``(gray values - mean) / std``, deformed, then varied. What the blur looks at around
+            the part is rendered too: the deformation goes on outside of the region.
         """
-        part, near = (start, stop), inside or (start, stop)
+        spacing, near = self._spacing, inside or (start, stop)
+        part = _grown(start, stop, self.gray.halo(spacing))
         layers = [self._layer(self.example.image, *part, ORDERS[self.interpolation])]
         layers += [self._layer(source, *near, ORDERS["nearest"]) for source in labels]
         if self.example.weights is not None:
@@ -183,7 +192,7 @@ class Sample:
         image, *others = warp(self.deformation, layers)
         normal = (image - mean[:, None, None, None]) / std[:, None, None, None]
         weights = None if self.example.weights is None else others.pop()[0]
-        return Rendering(apply_gray(normal, start, self.gray), [label[0] for label in others], weights)
+        return Rendering(apply_gray(normal, start, self.gray, spacing), [label[0] for label in others], weights)
 
     def _layer(self, source: Source, start: Position, stop: Position, order: int) -> Layer:
         """Read what a part of the region shows of a source."""
@@ -244,9 +253,29 @@ def draw_sample(
         spacing=example.image.axes.spacing,
     )
     gray = random_gray(
-        rng, contrast=config.contrast, brightness=config.brightness, gamma=config.gamma, noise=config.noise
+        rng,
+        example.image.shape[1],
+        together=_vary_together(example.image, config),
+        contrast=config.contrast,
+        brightness=config.brightness,
+        gamma=config.gamma,
+        noise=config.noise,
+        blur=config.blur,
     )
     return Sample(example, t, (first, y, x), deformation, gray, config.interpolation)
+
+
+def _vary_together(image: Source, config: DeformConfig) -> bool:
+    """Tell whether all channels get the same gray variation: by default, if they are the colours of one picture."""
+    if config.vary_channels is not None:
+        return config.vary_channels == "together"
+    return [channel.name.lower() for channel in image.channels] == ["red", "green", "blue"]
+
+
+def _grown(start: Position, stop: Position, halo: Position) -> tuple[Position, Position]:
+    """Return a box with a margin on all sides."""
+    (z, y, x), (z_end, y_end, x_end), (h_z, h_y, h_x) = start, stop, halo
+    return (z - h_z, y - h_y, x - h_x), (z_end + h_z, y_end + h_y, x_end + h_x)
 
 
 def _place(rng: np.random.Generator, n: int, size: int) -> int:
