@@ -166,33 +166,52 @@ def class_balance(counts: NDArray[np.integer], mode: str = "inverse") -> NDArray
 
     Parameters
     ----------
-    counts : (n_classes,) int
-        Pixels of each class in all images.
+    counts : (n_images, n_classes) int
+        Pixels of each class in each image.
     mode
-        ``"inverse"``: by inverse frequency; ``"none"``: all classes 1.
+        ``"inverse"``: by inverse frequency; ``"median"``: by median frequency; ``"none"``: all classes 1.
 
     Returns
     -------
     (n_classes,) float64
+        0 for a class without pixels.
 
     Notes
     -----
-    ``w_c = N / (K * n_c)`` for the K classes that occur, N pixels together; 0 for a class without pixels.
-    The mean weight of a pixel is 1, so that a learning rate keeps its meaning.
+    ``inverse``: ``w_c = N / (K * n_c)`` for the K classes that occur, N pixels together: the mean weight of a
+    pixel is 1, so that a learning rate keeps its meaning, and the weights of each class add up to the same.
+    ``median`` [1]_: ``w_c = median(f) / f_c`` with ``f_c``, the pixels of class c over all pixels of the images in
+    which it occurs: the class of median frequency has weight 1, and one that is frequent in the few images that
+    have it is not taken for rare.
+
+    References
+    ----------
+    .. [1] Eigen, Fergus, "Predicting depth, surface normals and semantic labels with a common multi-scale
+       convolutional architecture", ICCV 2015. arXiv:1411.4734
 
     Examples
     --------
-    >>> class_balance(np.array([6, 2, 0])).tolist()
+    >>> class_balance(np.array([[6, 2, 0]])).tolist()
     [0.6666666666666666, 2.0, 0.0]
+    >>> class_balance(np.array([[6, 2, 0], [8, 0, 0]]), "median").tolist()
+    [0.6428571428571429, 2.25, 0.0]
     """
     counts = np.asarray(counts, dtype=np.float64)
+    pixels = counts.sum(axis=0)
     if mode == "none":
-        return np.ones(counts.shape)
-    if mode != "inverse":
-        raise ConfigError(f"class balance {mode!r} is unknown", fix='use "inverse" or "none"')
-    is_present = counts > 0
-    total = counts.sum() / max(is_present.sum(), 1)
-    return np.divide(total, counts, out=np.zeros(counts.shape), where=is_present)
+        return np.ones(pixels.shape)
+    if mode not in ("inverse", "median"):
+        raise ConfigError(f"class balance {mode!r} is unknown", fix='use "inverse", "median" or "none"')
+    present = pixels > 0
+    balance = np.zeros(pixels.shape)
+    if not present.any():
+        return balance
+    if mode == "inverse":
+        balance[present] = pixels.sum() / present.sum() / pixels[present]
+    else:
+        frequency = pixels[present] / ((counts > 0) * counts.sum(axis=1, keepdims=True)).sum(axis=0)[present]
+        balance[present] = np.median(frequency) / frequency
+    return balance
 
 
 def _with_neighbours(extreme: np.ufunc, values: NDArray[np.integer], axis: int) -> NDArray[np.integer]:
