@@ -76,6 +76,8 @@ def _range(rule: Mapping[str, Any]) -> str:
     low, above, high = rule["minimum"], rule["above"], rule["maximum"]
     if math.isfinite(low) and math.isfinite(high):
         return f"{low:g} to {high:g}"
+    if math.isfinite(above) and math.isfinite(high):
+        return f"above {above:g}, at most {high:g}"
     return (
         f"above {above:g}"
         if math.isfinite(above)

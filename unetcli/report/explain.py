@@ -17,6 +17,7 @@ from unetcli.report.pictures import GRAY, INK, MISSED
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 Picture = NDArray[Any]
 PANEL_INCHES = 2.9
@@ -25,7 +26,15 @@ CLOSE_UP = 8
 FIRST, SECOND = "#0072B2", MISSED
 """Colours of what belongs to the nearest and to the second nearest object."""
 NAMES = ("A", "B")
-"""What the two objects are called."""
+"""What the nearest two objects are called, where labels have no ids."""
+NAMED_PIXELS = 80
+"""Objects with fewer pixels in the window have no room for their id."""
+TITLES = {
+    "labels": "objects, cut apart where they touch",
+    "$d_1$": "how far is the nearest object?",
+    "$d_2$": "how far is the second nearest?",
+    "weights": "high where two objects are near",
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,15 @@ class Formula:
         """Return the formula as mathematical text."""
         first = r"w_c" if not self.w1 else r"\lambda + (1 - \lambda)\,\exp\left(-\frac{d_1^2}{2\,\sigma_1^2}\right)"
         return rf"$w \;=\; {first} + w_0\,\exp\left(-\frac{{(d_1 + d_2)^2}}{{2\,\sigma^2}}\right)$"
+
+    def words(self) -> str:
+        """Say what the symbols stand for."""
+        symbols = rf"$w_0$ = {_short(self.w0)} and $\sigma$ = {_short(self.sigma)} pixels"
+        border = f"{symbols}: height and width of the border term"
+        if not self.w1:
+            return f"$w_c$ = {_short(self.background)}: weight of the class, here background;   {border}"
+        far = rf"$\lambda$ = {_short(self.background)}: weight of background far from objects"
+        return rf"{far};   $\sigma_1$ = {_short(self.sigma1)} pixels: width of their surroundings;   {border}"
 
     def numbers(self, d1: float, d2: float) -> str:
         """Return the formula with numbers put in, as mathematical text."""
@@ -139,8 +157,8 @@ def draw_explanation(shown: Explanation, path: Path) -> None:
     path
         The PNG.
     """
-    with styled_figure((4 * PANEL_INCHES + 0.6, 2 * PANEL_INCHES + 2.0)) as figure:
-        grid = figure.add_gridspec(3, 4, height_ratios=[PANEL_INCHES, PANEL_INCHES, 1.0])
+    with styled_figure((4 * PANEL_INCHES + 0.6, 2 * PANEL_INCHES + 2.1)) as figure:
+        grid = figure.add_gridspec(3, 4, height_ratios=[PANEL_INCHES, PANEL_INCHES, 1.2])
         for row, draw in enumerate((_draw_window, _draw_close_up)):
             panels = [figure.add_subplot(grid[row, k]) for k in range(4)]
             draw(figure, panels, shown)
@@ -148,65 +166,69 @@ def draw_explanation(shown: Explanation, path: Path) -> None:
         save_png(figure, path)
 
 
-def _draw_maps(figure: Figure, panels: list[Axes], shown: Explanation, *, bars: bool) -> None:
+def _draw_maps(panels: list[Axes], shown: Explanation) -> list[AxesImage]:
     """Draw labels, d1, d2 and weights, in pixels of the image."""
     (y, x), (n_y, n_x) = shown.corner, shown.labels.shape
-    extent = (x - 0.5, x + n_x - 0.5, y + n_y - 0.5, y - 0.5)
-    farthest = min(shown.reach, 4 * shown.formula.sigma)
-    panels[0].imshow(_colours(shown.labels), extent=extent, interpolation="nearest")
-    for panel, distance, name in ((panels[1], shown.d1, "$d_1$"), (panels[2], shown.d2, "$d_2$")):
-        drawn = panel.imshow(distance, cmap="YlGnBu_r", vmin=0, vmax=farthest, extent=extent, interpolation="nearest")
-        if bars:
-            _bar(figure, drawn, panel, f"{name}, pixels", extend="max")
-    drawn = panels[3].imshow(shown.weights, cmap="inferno", vmin=0, extent=extent, interpolation="nearest")
-    if bars:
-        _bar(figure, drawn, panels[3], "weight $w$")
+    how: dict[str, Any] = {"extent": (x - 0.5, x + n_x - 0.5, y + n_y - 0.5, y - 0.5), "interpolation": "nearest"}
+    distances: dict[str, Any] = {"cmap": "YlGnBu_r", "vmin": 0, "vmax": min(shown.reach, 3 * shown.formula.sigma)}
+    near = [np.minimum(d, shown.reach) for d in (shown.d1, shown.d2)]
+    drawn = [
+        panels[0].imshow(_colours(shown.labels), **how),
+        *(panel.imshow(d, **distances, **how) for panel, d in zip(panels[1:3], near, strict=True)),
+        panels[3].imshow(shown.weights, cmap="inferno", vmin=0, **how),
+    ]
     for panel in panels:
         panel.grid(visible=False)
         panel.locator_params(nbins=5, integer=True)
         panel.tick_params(length=2, labelsize=6.5)
-
-
-def _bar(figure: Figure, drawn: Any, panel: Axes, title: str, extend: str = "neither") -> None:  # noqa: ANN401 - an image
-    bar = figure.colorbar(drawn, ax=panel, location="bottom", aspect=28, pad=0.03, extend=extend, label=title)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0, labelsize=7)
+    return drawn
 
 
 def _draw_window(figure: Figure, panels: list[Axes], shown: Explanation) -> None:
-    _draw_maps(figure, panels, shown, bars=True)
-    for panel, title, text in zip(
-        panels,
-        ("labels", "$d_1$", "$d_2$", "weights"),
-        (
-            "each object in a colour of its own",
-            "how far is the nearest object?",
-            "how far is the second nearest?",
-            "high where two objects are near",
-        ),
-        strict=True,
-    ):
+    """Draw the whole window, with titles and scales."""
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = _draw_maps(panels, shown)
+    for panel, (title, text) in zip(panels, TITLES.items(), strict=True):
         panel.set_title(f"{title}\n", fontsize=10)
         panel.text(0, 1.03, text, transform=panel.transAxes, color=GRAY, fontsize=8)
-    half, (y, x) = _half(shown), _position(shown, shown.pixel)
-    for panel in panels:
-        _square(panel, (y, x), half + 0.5, colour=INK if panel is panels[0] else "white")
+        _square(panel, _position(shown, shown.pixel), _half(shown) + 0.5, INK if panel is panels[0] else "white")
+    for panel, image, name in zip(panels[1:], drawn[1:], ("$d_1$, pixels", "$d_2$, pixels", "$w$"), strict=True):
+        extend = "neither" if panel is panels[3] else "max"
+        bar = figure.colorbar(image, ax=panel, location="bottom", aspect=28, pad=0.03, extend=extend, label=name)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(length=0, labelsize=7)
+        bar.locator = MaxNLocator(6)
+        bar.update_ticks()
+    _name_objects(panels[0], shown)
 
 
-def _draw_close_up(figure: Figure, panels: list[Axes], shown: Explanation) -> None:
-    _draw_maps(figure, panels, shown, bars=False)
+def _name_objects(panel: Axes, shown: Explanation) -> None:
+    """Write ids on objects that are large enough; where the labels have none, the names of the nearest two."""
+    from scipy.ndimage import distance_transform_edt
+
+    names = {n.label: name for n, name in zip(shown.nearest, NAMES, strict=False)}
+    ids, sizes = np.unique(shown.labels[shown.labels > 0], return_counts=True)
+    for label in ids[sizes >= NAMED_PIXELS]:
+        name = str(label) if shown.has_ids else names.get(int(label), "")
+        depth = distance_transform_edt(np.pad(shown.labels == label, 1))[1:-1, 1:-1]
+        y, x = np.unravel_index(depth.argmax(), depth.shape)
+        panel.text(shown.corner[1] + x, shown.corner[0] + y, name, ha="center", va="center", fontsize=7)
+
+
+def _draw_close_up(_: Figure, panels: list[Axes], shown: Explanation) -> None:
+    """Draw the surroundings of the worked pixel, with the lines to the nearest two objects."""
+    _draw_maps(panels, shown)
     half, (y, x) = _half(shown), _position(shown, shown.pixel)
-    for k, panel in enumerate(panels):
+    for panel, lines in zip(panels, ((0, 1), (0,), (1,), ()), strict=True):
         panel.set_xlim(x - half - 0.5, x + half + 0.5)
         panel.set_ylim(y + half + 0.5, y - half - 0.5)
-        _square(panel, (y, x), 0.5, colour=INK if k == 0 else "white", width=1.6)
-        lines = {0: (0, 1), 1: (0,), 2: (1,), 3: ()}[k]
+        _square(panel, (y, x), 0.5, INK if panel is panels[0] else "white", width=1.6)
         for n in lines:
             if n < len(shown.nearest):
                 _line(panel, shown, n)
     panels[0].set_title("the square, enlarged", fontsize=8, fontweight="normal", color=GRAY)
-    value = float(shown.weights[shown.pixel])
-    _note(panels[3], (y - 1.2, x), f"w = {value:.2f}", INK)
+    _note(panels[3], (y - 0.1 * half - 1, x), f"$w$ = {shown.weights[shown.pixel]:.2f}", INK)
 
 
 def _line(panel: Axes, shown: Explanation, n: int) -> None:
@@ -226,7 +248,7 @@ def _note(panel: Axes, at: tuple[float, float], text: str, colour: str) -> None:
     )  # fmt: skip
 
 
-def _square(panel: Axes, at: tuple[int, int], half: float, *, colour: str, width: float = 1.2) -> None:
+def _square(panel: Axes, at: tuple[int, int], half: float, colour: str, *, width: float = 1.2) -> None:
     from matplotlib.patches import Rectangle
 
     corner = (at[1] - half, at[0] - half)
@@ -248,10 +270,16 @@ def _write_formula(panel: Axes, shown: Explanation) -> None:
     panel.set_axis_off()
     y, x = _position(shown, shown.pixel)
     d1, d2 = ([n.distance for n in shown.nearest] + [math.inf, math.inf])[:2]
-    panel.text(0, 0.95, f"The marked pixel, y {y}, x {x} of {shown.place}", fontsize=10, fontweight="bold", va="top")
-    panel.text(0, 0.62, _distances(shown), fontsize=9, va="top")
-    panel.text(0, 0.28, shown.formula.symbols(), fontsize=11, va="top", color=GRAY)
-    panel.text(0.36, 0.28, shown.formula.numbers(d1, d2), fontsize=11, va="top")
+    marked = f"The marked pixel, y {y}, x {x} of {shown.place}"
+    texts = [
+        panel.text(0, 1, marked, fontsize=10, fontweight="bold", va="top"),
+        panel.text(0, 0.76, _distances(shown), fontsize=9, va="top"),
+        panel.text(0, 0.52, shown.formula.words(), fontsize=9, va="top"),
+        panel.text(0, 0.14, shown.formula.symbols(), fontsize=11, va="center", color=GRAY),
+        panel.text(0.36, 0.14, shown.formula.numbers(d1, d2), fontsize=11, va="center"),
+    ]
+    for text in texts:
+        text.set_in_layout(False)  # a long one does not squeeze the panels
 
 
 def _distances(shown: Explanation) -> str:
