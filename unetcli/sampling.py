@@ -52,6 +52,12 @@ class Example:
     weights: Source | None = None
     density: Density | None = None
 
+    def share(self, t: int, z: int, ndim: int, *, whole: bool) -> float:
+        """Return how often a sample is of a plane, or volume: regions by its density if there is one, else by area."""
+        if self.density is None or whole:
+            return float(self.image.shape[3] * self.image.shape[4])
+        return self.density.total(self.planes(t, z, ndim))
+
     def planes(self, t: int, z: int, ndim: int) -> slice:
         """Return a plane (t, z), or all of the volume t, as planes counted through t and z."""
         depth = self.image.shape[2]
@@ -205,7 +211,7 @@ def draw_sample(
     Sample
     """
     rng = np.random.default_rng([seed, k])
-    areas = np.array([_share(e, t, z, size, ndim) for e, t, z in planes], dtype=float)
+    areas = np.array([e.share(t, z, ndim, whole=size is None) for e, t, z in planes], dtype=float)
     if not areas.any():
         raise InputError(
             "the sampling map of the weights is 0 in all training images, because all their pixels are ignored",
@@ -222,8 +228,8 @@ def draw_sample(
     if example.density and size is not None:
         centre = example.density.draw(rng, example.planes(t, z, ndim))
     if ndim == 3:
-        first = _place(rng, depth, shape[0], centre[0])
-    y, x = (_place(rng, *along) for along in zip(whole[1:], shape[1:], centre[1:], strict=True))
+        first = _place_around(rng, depth, shape[0], centre[0])
+    y, x = (_place_around(rng, *along) for along in zip(whole[1:], shape[1:], centre[1:], strict=True))
     deformation = random_deformation(
         rng,
         shape,
@@ -240,20 +246,13 @@ def draw_sample(
     return Sample(example, t, (first, y, x), deformation, gray)
 
 
-def _share(example: Example, t: int, z: int, size: int | None, ndim: int) -> float:
-    """Return how often a region is taken from a plane, or volume: by its density if there is one, else its area."""
-    if example.density is None or size is None:
-        return float(example.image.shape[3] * example.image.shape[4])
-    return example.density.total(example.planes(t, z, ndim))
+def _place(rng: np.random.Generator, n: int, size: int) -> int:
+    """Choose the first pixel of a region of a size; one larger than the image lies around its middle."""
+    return int(rng.integers(n - size + 1)) if n >= size else (n - size) // 2
 
 
-def _place(rng: np.random.Generator, n: int, size: int, centre: int | None) -> int:
-    """Choose the first pixel of a region of a size, around a centre where one is given.
-
-    A region that is larger than the image lies around its middle.
-    """
-    if n < size:
-        return (n - size) // 2
-    if centre is not None:
-        return min(max(centre - size // 2, 0), n - size)
-    return int(rng.integers(n - size + 1))
+def _place_around(rng: np.random.Generator, n: int, size: int, centre: int | None) -> int:
+    """Choose the first pixel of a region within the image around a centre, if one is given."""
+    if centre is None or n < size:
+        return _place(rng, n, size)
+    return min(max(centre - size // 2, 0), n - size)

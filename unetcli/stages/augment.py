@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,6 @@ from unetcli.image.source import Source
 from unetcli.image.streaming import Progress, Work, map_tiles, silent
 from unetcli.image.tiling import Box, Shape, TileGrid
 from unetcli.kernels.displacement import source_positions
-from unetcli.report.figures import require_picture
 from unetcli.report.sheet import SheetSample, draw_sheet
 from unetcli.sampling import Position, Sample, draw_sample, examples
 
@@ -78,8 +78,11 @@ def run(
     planes = [(found[image.name], t, z) for image, t, z in dataset.planes(validation=False) if ndim == 2 or z == 0]
     if not planes:
         raise InputError(f"{data}: has no training images", fix="prepare it with another --split")
-    if preview is not None:
-        require_picture("--preview", preview)
+    if preview is not None and (preview.is_dir() or not os.access(preview.parent, os.W_OK)):
+        raise InputError(
+            f"--preview {preview}: can not be written; expected a file in a folder that is there",
+            fix="--preview sheet.png",
+        )
     samples = [draw_sample(planes, config, config.seed, k, None, ndim) for k in range(config.samples)]
     if dry_run:
         return {"out": str(out), "would_write": f"{len(samples)} samples of {len(planes)} training images"}
