@@ -2,9 +2,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.kernels import oracles
-from tests.kernels.test_distance import SPACINGS, random_labels
+from tests.kernels.test_distance import SHAPES, SPACINGS, draw_labels, random_labels
 from unetcli.errors import ConfigError
 from unetcli.kernels.weight_map import (
     EPSILON,
@@ -48,6 +50,30 @@ def test_terms_equal_the_equation(is_volume, spacing, borders):
         labels = random_labels(rng, is_volume=is_volume)
         actual = border_terms(labels, borders, spacing)
         np.testing.assert_allclose(actual, oracles.border_terms(labels, borders, spacing), rtol=1e-6, atol=EPSILON)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    shape=SHAPES,
+    density=st.sampled_from([0, 0.001, 0.01, 0.1, 0.5, 1]),
+    n_ids=st.sampled_from([1, 2, 3, 20]),
+    spacing=st.sampled_from(SPACINGS),
+    borders=st.sampled_from(list(BORDERS.values())),
+)
+@settings(max_examples=200, deadline=None)
+def test_any_shape_equals_the_equation(seed, shape, density, n_ids, spacing, borders):
+    labels = draw_labels(seed, shape, density, n_ids)
+    expected = oracles.border_terms(labels, borders, spacing)
+    np.testing.assert_allclose(border_terms(labels, borders, spacing), expected, rtol=2e-6, atol=EPSILON)
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 5), (1, 5, 0), (0, 3, 3), (1, 1, 1)], ids=str)
+def test_nothing_but_background_weighs_its_class(shape):
+    target = np.zeros(shape, np.uint8)
+    assert (
+        weight_map(target, target, Borders(), balance=np.array([0.7])).tolist()
+        == np.full(shape, np.float32(0.7)).tolist()
+    )
 
 
 def test_long_lines_with_empty_stretches():
