@@ -131,11 +131,29 @@ def test_separation_border_equals_dilation_of_each_object(is_volume, width):
         np.testing.assert_array_equal(separation_border(labels, width=width), oracles.separation_border(labels, width))
 
 
+@pytest.mark.parametrize("shape", [(1, 0, 5), (1, 5, 0), (0, 3, 3), (1, 1, 1), (3, 1, 1), (1, 1, 4)], ids=str)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32, np.int64])
+def test_separation_border_of_odd_shapes(shape, dtype):
+    labels = (np.arange(math.prod(shape)) % 3).reshape(shape).astype(dtype)
+    expected = oracles.separation_border(labels, 2) if labels.size else np.zeros(shape, bool)
+    np.testing.assert_array_equal(separation_border(labels, width=2), expected)
+
+
 def test_class_balance_gives_present_classes_the_same_share():
-    counts = np.array([600, 0, 30, 370])
+    counts = np.array([[500, 0, 0, 370], [100, 0, 30, 0]])
     balance = class_balance(counts, "inverse")
-    np.testing.assert_allclose(balance * counts, [1000 / 3, 0, 1000 / 3, 1000 / 3])
+    np.testing.assert_allclose(balance * counts.sum(axis=0), [1000 / 3, 0, 1000 / 3, 1000 / 3])
     assert class_balance(counts, "none").tolist() == [1, 1, 1, 1]
-    assert class_balance(np.zeros(2, int)).tolist() == [0, 0]
-    with pytest.raises(ConfigError, match="'median' is unknown"):
-        class_balance(counts, "median")
+    with pytest.raises(ConfigError, match="'mean' is unknown"):
+        class_balance(counts, "mean")
+
+
+@pytest.mark.parametrize("mode", ["inverse", "median"])
+def test_class_balance_of_nothing(mode):
+    assert class_balance(np.zeros((3, 2), int), mode).tolist() == [0, 0]
+
+
+def test_median_balance_looks_at_the_images_that_have_a_class():
+    counts = np.array([[90, 10, 0], [20, 0, 80], [50, 50, 0]])
+    frequency = np.array([160 / 300, 60 / 200, 80 / 100])
+    np.testing.assert_allclose(class_balance(counts, "median"), np.median(frequency) / frequency)

@@ -153,8 +153,8 @@ def separation_border(labels: NDArray[np.integer], *, width: int = 1) -> NDArray
 
     Notes
     -----
-    A window holds two objects when its smallest and its largest id differ, and a window's extremes are
-    taken axis by axis, so the cost does not depend on the number of objects.
+    A window holds two objects when its smallest and its largest id differ. A window's extremes are taken axis by
+    axis, so the cost does not depend on the number of objects.
 
     References
     ----------
@@ -165,14 +165,14 @@ def separation_border(labels: NDArray[np.integer], *, width: int = 1) -> NDArray
     >>> separation_border(np.array([[[1, 1, 2, 2, 0]]]))[0, 0].tolist()
     [False, True, True, False, False]
     """
-    is_object = labels > 0
-    smallest = np.where(is_object, labels, np.iinfo(labels.dtype).max)
-    largest = labels.copy()
+    largest = np.ascontiguousarray(labels)
+    top = np.iinfo(labels.dtype).max
+    smallest = np.where(largest > 0, top - largest, 0).astype(labels.dtype, copy=False)  # counted down from the top
     for axis in range(labels.ndim):
         for _ in range(min(width, labels.shape[axis] - 1)):
-            smallest = _with_neighbours(np.minimum, smallest, axis)
-            largest = _with_neighbours(np.maximum, largest, axis)
-    return is_object & (smallest != largest)
+            smallest, largest = _spread(smallest, axis), _spread(largest, axis)
+    found: NDArray[np.bool_] = (labels > 0) & (largest != top - smallest)
+    return found
 
 
 def class_balance(counts: NDArray[np.integer], mode: str = "inverse") -> NDArray[np.float64]:
@@ -180,43 +180,85 @@ def class_balance(counts: NDArray[np.integer], mode: str = "inverse") -> NDArray
 
     Parameters
     ----------
-    counts : (n_classes,) int
-        Pixels of each class in all images.
+    counts : (n_images, n_classes) int
+        Pixels of each class in each image.
     mode
-        ``"inverse"``: by inverse frequency; ``"none"``: all classes 1.
+        ``"inverse"``: by inverse frequency; ``"median"``: by median frequency; ``"none"``: all classes 1.
 
     Returns
     -------
     (n_classes,) float64
+        0 for a class without pixels.
 
     Notes
     -----
-    ``w_c = N / (K * n_c)`` for the K classes that occur, N pixels together; 0 for a class without pixels.
-    The mean weight of a pixel is 1, so that a learning rate keeps its meaning.
+    ``inverse``: ``w_c = N / (K * n_c)`` for the K classes that occur, N pixels together: the mean weight of a
+    pixel is 1, so that a learning rate keeps its meaning, and the weights of each class add up to the same.
+    ``median`` [1]_: ``w_c = median(f) / f_c`` with ``f_c``, the pixels of class c over all pixels of the images in
+    which it occurs: the class of median frequency has weight 1, and one that is frequent in the few images that
+    have it is not taken for rare.
+
+    References
+    ----------
+    .. [1] Eigen, Fergus, "Predicting depth, surface normals and semantic labels with a common multi-scale
+       convolutional architecture", ICCV 2015. arXiv:1411.4734
 
     Examples
     --------
-    >>> class_balance(np.array([6, 2, 0])).tolist()
+    >>> class_balance(np.array([[6, 2, 0]])).tolist()
     [0.6666666666666666, 2.0, 0.0]
+    >>> class_balance(np.array([[6, 2, 0], [8, 0, 0]]), "median").tolist()
+    [0.6428571428571429, 2.25, 0.0]
     """
     counts = np.asarray(counts, dtype=np.float64)
+    pixels = counts.sum(axis=0)
     if mode == "none":
-        return np.ones(counts.shape)
-    if mode != "inverse":
-        raise ConfigError(f"class balance {mode!r} is unknown", fix='use "inverse" or "none"')
-    is_present = counts > 0
-    total = counts.sum() / max(is_present.sum(), 1)
-    return np.divide(total, counts, out=np.zeros(counts.shape), where=is_present)
+        return np.ones(pixels.shape)
+    if mode not in ("inverse", "median"):
+        raise ConfigError(f"class balance {mode!r} is unknown", fix='use "inverse", "median" or "none"')
+    present = pixels > 0
+    balance = np.zeros(pixels.shape)
+    if not present.any():
+        return balance
+    if mode == "inverse":
+        balance[present] = pixels.sum() / present.sum() / pixels[present]
+    else:
+        frequency = pixels[present] / ((counts > 0) * counts.sum(axis=1, keepdims=True)).sum(axis=0)[present]
+        balance[present] = np.median(frequency) / frequency
+    return balance
 
 
-def _with_neighbours(extreme: np.ufunc, values: NDArray[np.integer], axis: int) -> NDArray[np.integer]:
-    """Take the extreme of each pixel and its two neighbours along an axis."""
-    before, after = [slice(None)] * values.ndim, [slice(None)] * values.ndim
-    before[axis], after[axis] = slice(None, -1), slice(1, None)
-    result = values.copy()
-    extreme(result[tuple(after)], values[tuple(before)], out=result[tuple(after)])
-    extreme(result[tuple(before)], values[tuple(after)], out=result[tuple(before)])
+def _spread(values: NDArray[np.integer], axis: int) -> NDArray[np.integer]:
+    """Take the largest of each pixel and its two neighbours along an axis."""
+    result, n = np.empty_like(values), values.shape[axis]
+    before, after = math.prod(values.shape[:axis]), math.prod(values.shape[axis + 1 :])
+    if axis == values.ndim - 1:
+        _spread_along(values.reshape(before, n), result.reshape(before, n))
+    else:
+        _spread_across(values.reshape(before, n, after), result.reshape(before, n, after))
     return result
+
+
+@njit(nogil=True, cache=True)
+def _spread_along(values, result):
+    """Take the largest of neighbours within each row."""
+    n = values.shape[1]
+    for k in range(values.shape[0]):
+        row, out = values[k], result[k]
+        out[0], out[n - 1] = max(row[0], row[min(1, n - 1)]), max(row[n - 1], row[max(n - 2, 0)])
+        for i in range(1, n - 1):
+            out[i] = max(max(row[i - 1], row[i]), row[i + 1])
+
+
+@njit(nogil=True, cache=True)
+def _spread_across(values, result):
+    """Take the largest of neighbours in the rows before and after."""
+    n = values.shape[1]
+    for k in range(values.shape[0]):
+        for i in range(n):
+            before, row, after, out = values[k, max(i - 1, 0)], values[k, i], values[k, min(i + 1, n - 1)], result[k, i]
+            for j in range(row.size):
+                out[j] = max(max(before[j], row[j]), after[j])
 
 
 @njit(nogil=True, cache=True)
