@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ except ImportError:
 Labels = NDArray[np.uint32]
 Spacing = tuple[float, float, float]
 Box = tuple[slice, ...]
+T = TypeVar("T")
 
 BORDERS = Borders()
 PIXELS: Spacing = (1.0, 1.0, 1.0)
@@ -152,7 +154,7 @@ def boxes_loop(labels: Labels, spacing: tuple[float, ...], n_objects: int = 10**
     """Weigh by one distance transform in a padded box around each object: what an expert would write."""
     nearest = np.full((2, *labels.shape), np.inf, dtype=np.float32)
     boxes = enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1)
-    for i, box in itertools.islice(((i, box) for i, box in boxes if box), n_objects):
+    for i, box in _spread([(i, box) for i, box in boxes if box], n_objects):
         padded = _grow(box, spacing)
         distance = ndimage.distance_transform_edt(labels[padded] != i, sampling=spacing).astype(np.float32)
         keep_two(nearest[(slice(None), *padded)], distance)
@@ -162,10 +164,14 @@ def boxes_loop(labels: Labels, spacing: tuple[float, ...], n_objects: int = 10**
 def usual_loop(labels: Labels, spacing: tuple[float, ...], n_objects: int = 10**9) -> NDArray[np.float32]:
     """Weigh by one distance transform of the whole image for each object: what published code does."""
     nearest = np.full((2, *labels.shape), np.inf, dtype=np.float32)
-    ids = np.unique(labels)
-    for i in ids[ids > 0][:n_objects]:
+    for i in _spread(np.unique(labels[labels > 0]).tolist(), n_objects):
         keep_two(nearest, ndimage.distance_transform_edt(labels != i, sampling=spacing).astype(np.float32))
     return from_distances(nearest, labels)
+
+
+def _spread(objects: list[T], n: int) -> list[T]:
+    """Choose `n` of the objects from all over the image, or all if there are fewer."""
+    return objects[:: max(1, len(objects) // n)][:n]
 
 
 def keep_two(nearest: NDArray[np.float32], distance: NDArray[np.float32]) -> None:
