@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +63,14 @@ def _measure(folder: Path, cells: Cells, windows: int, window: int) -> None:
 
 
 def _write(folder: Path, cells: Cells) -> None:
-    """Write the labels, and a mask of them in place of an image, as TIFF, tile by tile."""
+    """Write the labels, and an empty image for `prep` to go with them, as TIFF, tile by tile."""
     _, side, _ = cells.shape
-
-    def tiles() -> Iterator[NDArray[np.uint32]]:
-        for y in range(0, side, TILE):
-            for x in range(0, side, TILE):
-                yield cells.labels((0, y, x), (1, y + TILE, x + TILE))[0]
-
-    for name, pixels, dtype in (
-        ("labels", tiles(), np.uint32),
-        ("image", ((tile > 0).astype(np.uint8) for tile in tiles()), np.uint8),
-    ):
+    starts = list(itertools.product(range(0, side, TILE), repeat=2))
+    labels = (cells.labels((0, y, x), (1, y + TILE, x + TILE))[0] for y, x in starts)
+    image = (np.zeros((TILE, TILE), np.uint8) for _ in starts)
+    for name, tiles, dtype in (("labels", labels, np.uint32), ("image", image, np.uint8)):
         tifffile.imwrite(
-            folder / f"{name}.tif", pixels, shape=(side, side), dtype=dtype, tile=(TILE, TILE), compression="zstd",
+            folder / f"{name}.tif", tiles, shape=(side, side), dtype=dtype, tile=(TILE, TILE), compression="zstd",
             compressionargs={"level": 1}, photometric="minisblack", bigtiff=True, metadata=None,
         )  # fmt: skip
 
