@@ -100,15 +100,14 @@ def opencv(case: Case) -> Deform:
 def torch_grid_sample(case: Case) -> Deform:
     """Prepare torch: the same grid, a bicubic convolution (in volumes linear) between its points; float labels."""
     shape = case.image.shape
-    field, kind = ("bicubic", "bicubic") if len(shape) == 2 else ("trilinear", "")
-    if case.order == 3 and not kind:
+    if case.order == 3 and len(shape) == 3:
         raise NotOfferedError
+    field, mode = "bicubic" if len(shape) == 2 else "trilinear", {1: "bilinear", 3: "bicubic"}[case.order]
     vectors = torch.from_numpy(case.vectors.astype(np.float32))[None]
     image, labels = (torch.from_numpy(a.astype(np.float32))[None, None] for a in (case.image, case.labels))
     identity = torch.stack(torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape), indexing="ij"))
     half = torch.tensor([(n - 1) / 2 for n in shape]).reshape(-1, *[1] * len(shape))
     options: dict[str, Any] = {"padding_mode": "reflection", "align_corners": True}
-    mode = "bilinear" if case.order == 1 else kind
 
     def deform() -> Deformed:
         dense = torch.nn.functional.interpolate(vectors, shape, mode=field, align_corners=True)[0]

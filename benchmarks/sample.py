@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from benchmarks.cells import Cells
 from benchmarks.machine import describe, interleaved, named
 from benchmarks.weights import PIXELS, tiled_weights
 from unetcli.config import TrainConfig
+from unetcli.image.axes import Axes
+from unetcli.image.source import FileSource, Source, in_memory
 from unetcli.image.tiling import Box
 from unetcli.sampling import Example, draw_sample
 
@@ -31,32 +33,6 @@ OURS = "ours: field, image, labels, weights, gray values"
 THEIRS = "elasticdeform and NumPy: the same"
 CONFIG = TrainConfig()
 Parts = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class Pixels:
-    """An image in memory, read as one of a store is.
-
-    Parameters
-    ----------
-    array : (t, c, z, y, x)
-    """
-
-    array: NDArray[Any]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the image."""
-        return self.array.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of its pixels."""
-        return self.array.dtype
-
-    def read(self, box: Box) -> NDArray[Any]:
-        """Return a box of the image."""
-        return self.array[box.slices]
 
 
 def run(side: int = 4096, patch: int = PATCH, n: int = 20, rounds: int = 5) -> None:
@@ -88,8 +64,13 @@ def make_example(side: int) -> Example:
     noise = np.random.default_rng(0).normal(0, 200, labels.shape)
     image = (1000.0 * target + noise).clip(0).astype(np.uint16)
     weights = tiled_weights(labels, target, PIXELS, 1024)
-    as_read = [Pixels(a[None, None]) for a in (image, labels, target, weights)]
-    return Example("cells", *as_read)  # type: ignore[arg-type]
+    return Example("cells", *(_source(a[0]) for a in (image, labels, target, weights)))
+
+
+def _source(pixels: NDArray[Any]) -> Source:
+    """Return a plane (y, x) as an image that is kept in memory, as `train` keeps small data sets."""
+    shape = (1, 1, 1, *pixels.shape)
+    return in_memory(FileSource(Path("cells"), "yx", shape, pixels.dtype, Axes.of("yx"), pixels.__getitem__))
 
 
 def our_sample(example: Example, k: int, patch: int) -> Parts:
@@ -105,8 +86,8 @@ def their_sample(example: Example, k: int, patch: int) -> Parts:
     """Return image, target and weights of a sample of the same recipe, with elasticdeform and NumPy."""
     rng = np.random.default_rng(k)
     y, x = rng.integers(0, np.array(example.image.shape[3:]) - patch + 1)
-    inside = (0, 0, 0, slice(y, y + patch), slice(x, x + patch))
-    parts = [source.array[inside] for source in (example.image, example.target, example.weights)]
+    box = Box((0, 0, 0, int(y), int(x)), (1, 1, 1, int(y) + patch, int(x) + patch))
+    parts = [source.read(box)[0, 0, 0] for source in (example.image, example.target, example.weights)]
     image, target, weights = deform_grid(
         [((parts[0] - np.float32(500)) / np.float32(500)), *parts[1:]],
         rng.normal(0, CONFIG.elastic, (2, CONFIG.grid, CONFIG.grid)),
