@@ -29,6 +29,8 @@ types: .venv/installed
 
 bench: .venv/installed   ## speed and memory beside peers, printed as a table
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-binary elasticdeform -e '.[bench-source]' \
+		|| echo "elasticdeform could not be built, which needs a C compiler: compared without it."
 	$(BIN)/python -m benchmarks
 
 docs: .venv/installed   ## write the options of each command into docs/

@@ -1,17 +1,30 @@
-"""Print speed and memory as a table: ``python -m benchmarks [speed] [memory] [convert] [cuda]``."""
+"""Print speed and memory as tables: ``python -m benchmarks [weights] [elastic] [sample] [speed] [slide] ...``."""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import convert, cuda, memory, speed
+from benchmarks import convert, cuda, elastic, memory, sample, slide, speed, weights
 
-PARTS = {"speed": speed.run, "memory": memory.run, "convert": convert.run, "cuda": cuda.run}
+PARTS = {
+    "weights": weights.run,
+    "elastic": elastic.run,
+    "sample": sample.run,
+    "speed": speed.run,
+    "memory": memory.run,
+    "convert": convert.run,
+    "slide": slide.run,
+    "cuda": cuda.run,
+}
+BY_DEFAULT = ("weights", "elastic", "sample", "speed", "memory", "convert")
+"""Those that need no GPU, and neither many minutes nor gigabytes of disk."""
 
 
 def main() -> None:
-    """Run the parts that were asked for: by default those that need no GPU."""
-    for name in sys.argv[1:] or ["speed", "memory", "convert"]:
+    """Run the parts that were asked for."""
+    for name in sys.argv[1:] or BY_DEFAULT:
+        if name not in PARTS:
+            sys.exit(f"{name}: no such benchmark; there are {', '.join(PARTS)}")
         PARTS[name]()
 
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numba
@@ -28,24 +30,63 @@ def describe() -> str:
     )
 
 
-def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Time functions in turn, after one call each that is not counted; return the median seconds of each."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
+@dataclass(frozen=True)
+class Timing:
+    """Median time of a call.
+
+    Parameters
+    ----------
+    wall
+        Seconds that pass.
+    cpu
+        Seconds of all threads of this process together: other programs disturb it little.
+    is_estimate
+        Whether it was extrapolated from a part of the work.
+    """
+
+    wall: float
+    cpu: float
+    is_estimate: bool = False
+
+    def times(self, factor: float) -> Timing:
+        """Extrapolate to so many times the work."""
+        return Timing(self.wall * factor, self.cpu * factor, is_estimate=True)
+
+
+def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, Timing]:
+    """Time functions in turn, after one call each that is not counted; return the medians of each."""
+    wall: dict[str, list[float]] = {name: [] for name in functions}
+    cpu: dict[str, list[float]] = {name: [] for name in functions}
     for round_ in range(rounds + 1):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             function()
             if round_:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
+                wall[name].append(time.perf_counter() - start)
+                cpu[name].append(time.process_time() - cpu_start)
+    return {name: Timing(statistics.median(wall[name]), statistics.median(cpu[name])) for name in functions}
 
 
-def table(title: str, seconds: Mapping[str, float], megapixels: float) -> None:
-    """Print times, rates, and ratios to the first entry."""
-    first = next(iter(seconds.values()))
-    print(f"\n{title}\n{'':46} {'ms':>9} {'MPx/s':>9} {'ratio':>7}")
-    for name, value in seconds.items():
-        print(f"{name:46} {1e3 * value:9.1f} {megapixels / value:9.1f} {value / first:7.2f}")
+def table(title: str, timings: Mapping[str, Timing], megapixels: float) -> None:
+    """Print times, rates, ratios to the first entry, and CPU times; what is extrapolated is marked by ~."""
+    first = next(iter(timings.values()))
+    print(f"\n{title}\n{'':56} {'ms':>12} {'MPx/s':>9} {'ratio':>9} {'CPU ms':>12} {'ratio':>9}")
+    for name, timing in timings.items():
+        mark = "~" if timing.is_estimate else ""
+        print(
+            f"{name:56} {mark + f'{1e3 * timing.wall:,.1f}':>12} {megapixels / timing.wall:9.1f} "
+            f"{mark + f'{timing.wall / first.wall:,.2f}':>9} {mark + f'{1e3 * timing.cpu:,.1f}':>12} "
+            f"{mark + f'{timing.cpu / first.cpu:,.2f}':>9}",
+            flush=True,
+        )
+
+
+def named(package: str) -> str:
+    """Return the name of a package with its version, or that it is not installed."""
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package}: not installed"
 
 
 MEASURED = """

@@ -1,0 +1,119 @@
+"""The benchmarks run, and time nothing that differs from an obvious oracle; on tiny images."""
+
+import warnings
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from benchmarks import __main__ as parts
+from benchmarks import elastic, sample, slide, weights
+from benchmarks.cells import Cells
+from benchmarks.deformers import PEERS, NotOfferedError
+from benchmarks.machine import Timing, table
+
+IMAGES = {
+    "cells": Cells.random((1, 90, 110), 30).labels(),
+    "nuclei": Cells.random((1, 120, 120), 12, radius=6).labels(),
+    "volume": Cells.random((12, 40, 40), 9).labels(),
+    "one disk": weights.one_disk((1, 60, 60)),
+    "background": np.zeros((1, 40, 40), np.uint32),
+}
+
+
+@pytest.mark.parametrize("name", ["cells", "nuclei", "volume"])
+def test_cells_have_gaps_between_them_and_ids_without_holes(name):
+    labels = IMAGES[name]
+    ids = np.unique(labels)
+    assert 0.05 < np.mean(labels == 0) < 0.95
+    assert len(ids) > 5
+    for i in ids[ids > 0]:
+        around = ndimage.binary_dilation(labels == i)
+        assert set(np.unique(labels[around])) <= {0, i}
+
+
+def test_a_box_of_cells_is_that_of_the_whole():
+    cells = Cells.random((1, 200, 150), 40)
+    assert (cells.labels((0, 30, 7), (1, 180, 150)) == cells.labels()[:, 30:180, 7:]).all()
+    assert (cells.labels((0, 150, 100), (1, 214, 164))[:, :50, :50] == cells.labels()[:, 150:, 100:]).all()
+
+
+@pytest.mark.parametrize("spacing", [weights.PIXELS, (2.5, 1.0, 1.0)], ids=["pixels", "anisotropic"])
+@pytest.mark.parametrize("labels", IMAGES.values(), ids=IMAGES)
+def test_all_ways_to_weigh_agree(labels, spacing):
+    weights.check(labels, spacing, tile=48)
+    flat = weights.without_flat_axis(labels, spacing)
+    np.testing.assert_allclose(weights.boxes_loop(*flat), weights.usual_loop(*flat), rtol=1e-5, atol=1e-5)
+
+
+def test_a_wrong_weight_map_is_not_timed(monkeypatch):
+    monkeypatch.setattr(weights, "tiled_weights", lambda labels, *_: np.ones(labels.shape, np.float32))
+    with pytest.raises(AssertionError):
+        weights.check(IMAGES["cells"], weights.PIXELS, tile=48)
+
+
+@pytest.mark.parametrize("shape", [(1, 70, 60), (12, 30, 34)], ids=["plane", "volume"])
+def test_ours_deforms_as_scipy_does(shape):
+    lines = elastic.check(elastic.make_case(shape, 1, std_px=2))
+    assert lines[0].startswith("ours: SciPy's gray values")
+
+
+def test_a_wrong_deformation_is_not_timed(monkeypatch):
+    monkeypatch.setattr(elastic, "ours", lambda case: (case.image, case.labels))
+    with pytest.raises(AssertionError):
+        elastic.check(elastic.make_case((1, 70, 60), 1, std_px=2))
+
+
+@pytest.mark.parametrize(("shape", "border"), [((1, 70, 60), 10), ((20, 30, 34), 4)], ids=["plane", "volume"])
+def test_the_field_is_that_of_elasticdeform(shape, border):
+    pytest.importorskip("elasticdeform", exc_type=ImportError)
+    assert elastic.field_difference(elastic.make_case(shape, 1, std_px=border / 5)) < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(1, 192, 160), (12, 96, 96)], ids=["plane", "volume"])
+@pytest.mark.parametrize("prepare", [prepare for prepare, _ in PEERS.values()], ids=[p for _, p in PEERS.values()])
+def test_each_peer_returns_an_image_and_its_labels(prepare, shape):
+    case = elastic.make_case(shape, 1, std_px=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image, labels = prepare(case)()
+        except ImportError as error:
+            pytest.skip(f"not installed: {error}")
+        except NotOfferedError:
+            pytest.skip("planes only")
+    assert image.shape == labels.shape == case.image.shape
+    assert abs(image.mean() - case.image.mean()) < 0.2
+    assert set(np.unique(labels)) <= {0, *np.unique(case.labels)}
+
+
+def test_both_ways_to_a_training_sample_give_the_same_parts():
+    example = sample.make_example(128)
+    ours = sample.our_sample(example, 0, 64)
+    assert [np.squeeze(part).shape for part in ours] == [(64, 64)] * 3
+    pytest.importorskip("elasticdeform", exc_type=ImportError)
+    theirs = sample.their_sample(example, 0, 64)
+    assert [np.squeeze(part).shape for part in theirs] == [(64, 64)] * 3
+    for own, other in zip(ours, theirs, strict=True):
+        assert abs(own.astype(float).mean() - other.astype(float).mean()) < 0.5 * own.std() + 0.5
+
+
+def test_weights_of_a_slide_equal_the_oracle(tmp_path, capsys):
+    slide.run([160], windows=3, window=60, folder=tmp_path)
+    assert "3 of 3" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_extrapolated_is_marked(capsys):
+    timings = {"ours": Timing(0.5, 0.8), "theirs": Timing(0.1, 0.1).times(1000)}
+    table("title", timings, 1.0)
+    *_, ours, theirs = capsys.readouterr().out.splitlines()
+    assert "~" not in ours
+    assert [word for word in theirs.split() if "~" in word] == ["~100,000.0", "~200.00", "~100,000.0", "~125.00"]
+
+
+def test_an_unknown_part_is_named(monkeypatch):
+    monkeypatch.setattr(parts.sys, "argv", ["benchmarks", "nonsense"])
+    with pytest.raises(SystemExit, match="nonsense: no such benchmark"):
+        parts.main()
+    assert set(parts.BY_DEFAULT) <= set(parts.PARTS)
