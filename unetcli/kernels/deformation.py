@@ -202,7 +202,7 @@ def source_box(
     return first, last
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _bounds(
     deformation: Deformation, start: tuple[int, ...], stop: tuple[int, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -220,15 +220,13 @@ def _bounds(
 def _departure_from_lattice(deformation: Deformation, steps: list[int]) -> NDArray[np.float64]:
     """Bound, per component, how far a field leaves its multilinear interpolation from the lattice."""
     grid = _turned_grid(deformation)
-    coefficients = [_spline_coefficients(n) for n in grid.shape[1:]]
-    # Along the other axes, a spline is at most its largest coefficient.
-    growth = [np.abs(c).sum(axis=1).max() for c in coefficients]
+    points = grid.shape[1:]
     margin = np.zeros(3)
-    for axis, (step, n, c) in enumerate(zip(steps, deformation.shape, coefficients, strict=True)):
-        if step > 1 and grid.shape[axis + 1] > 1:  # else every pixel is evaluated, or the field is constant
-            curvature = np.abs(np.tensordot(grid, np.diff(c, 2, axis=0), (axis + 1, 1))).max(axis=(1, 2, 3))
-            points_per_px = (grid.shape[axis + 1] - 1) / max(n - 1, 1)
-            margin += curvature * math.prod(growth) / growth[axis] * (points_per_px * step) ** 2 / 8
+    for axis, (step, n) in enumerate(zip(steps, deformation.shape, strict=True)):
+        if step > 1 and points[axis] > 1:  # else every pixel is evaluated, or the field is constant
+            curvature = np.abs(np.tensordot(grid, _spline_curvatures(points[axis]), (axis + 1, 1))).max(axis=(1, 2, 3))
+            growth = math.prod(_spline_growth(g) for g in points) / _spline_growth(points[axis])
+            margin += curvature * growth * ((points[axis] - 1) / (n - 1) * step) ** 2 / 8
     return margin
 
 
@@ -244,6 +242,18 @@ def _spline_coefficients(n_grid: int) -> NDArray[np.float64]:
         return np.ones((3, 1))
     inside = ndimage.spline_filter1d(np.eye(n_grid), order=3, axis=0, mode="mirror")
     return np.pad(inside, ((1, 1), (0, 0)), mode="reflect")
+
+
+@lru_cache(maxsize=64)
+def _spline_curvatures(n_grid: int) -> NDArray[np.float64]:
+    """Return the second derivative of an axis at its control points, between which it is linear, (n, n)."""
+    return np.diff(_spline_coefficients(n_grid), 2, axis=0)
+
+
+@lru_cache(maxsize=64)
+def _spline_growth(n_grid: int) -> float:
+    """Bound the values of an axis by its control values: a spline is at most its largest coefficient."""
+    return float(np.abs(_spline_coefficients(n_grid)).sum(axis=1).max())
 
 
 @lru_cache(maxsize=64)

@@ -97,8 +97,8 @@ def warp(deformation: Deformation, layers: Sequence[Layer]) -> list[NDArray[Any]
         for layer in layers
     ]
     parts = tuple(_part(layer, out) for layer, out in zip(layers, outputs, strict=True))
-    start = np.min([layer.start for layer in layers], axis=0)
-    stop = np.max([layer.stop for layer in layers], axis=0)
+    start = map(min, zip(*(layer.start for layer in layers), strict=True))
+    stop = map(max, zip(*(layer.stop for layer in layers), strict=True))
     pixels = tuple(np.arange(a, b) for a, b in zip(start, stop, strict=True))
     if all(len(along) for along in pixels):
         _warp(curves_of(deformation), pixels, parts)
@@ -118,7 +118,7 @@ def _check(deformation: Deformation, layer: Layer) -> None:
         return
     lo, hi = source_box(deformation, layer.start, layer.stop, order=layer.order)
     extent = layer.block.shape[1:]
-    if np.any(lo < layer.origin) or np.any(hi > np.add(layer.origin, extent)):
+    if any(a < o or b > o + n for a, b, o, n in zip(lo, hi, layer.origin, extent, strict=True)):
         raise ConfigError(
             f"source block at {tuple(map(int, layer.origin))} of {tuple(extent)} pixels does not cover "
             f"{tuple(map(int, lo))} to {tuple(map(int, hi))}",
@@ -144,7 +144,7 @@ def _part(layer: Layer, out: NDArray[Any]) -> _Part:
         block = np.ascontiguousarray(block)
     c, z, y, x = (stride // size for stride in block.strides)
     n = sum((length - 1) * stride for length, stride in zip(block.shape, (c, z, y, x), strict=True)) + 1
-    line = as_strided(block, (n,), (size,), writeable=False)  # a view of a larger image needs no copy
+    line = as_strided(block, (max(n, 0),), (size,), writeable=False)  # a view of a larger image needs no copy
     first = -sum(int(a) * stride for a, stride in zip(layer.origin, (z, y, x), strict=True))
     start = (int(layer.start[0]), int(layer.start[1]), int(layer.start[2]))
     if layer.order == 0:  # what is only copied is the same for all types of its size
