@@ -201,9 +201,7 @@ def _draw_window(figure: Figure, panels: list[Axes], shown: Explanation) -> None
         bar.ax.tick_params(length=0, labelsize=7)
         bar.locator = MaxNLocator(6)
         bar.update_ticks()
-        if (
-            panel is panels[0] and bar.solids is not None
-        ):  # only takes the room of a scale, so that all panels are in line
+        if panel is panels[0] and bar.solids is not None:  # only takes room, so that the panels are in line
             bar.solids.set_alpha(0)
             bar.ax.tick_params(labelcolor="none")
     _name_objects(panels[0], shown)
