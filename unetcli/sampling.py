@@ -155,13 +155,33 @@ class Sample:
         warped: list[Block] = list(warp_image(block, low, self.deformation, start, stop))
         return warped[0]
 
-    def _read(self, source: Source, start: Position, stop: Position) -> tuple[Position, Block]:
-        """Read what a part of the region needs; return where that lies in the region's frame, and the pixels."""
+    def blocks(self, sources: Sequence[Source], start: Position, stop: Position) -> tuple[Position, list[Block]]:
+        """Read what a part of the region shows, the same pixels of several sources of its image.
+
+        Parameters
+        ----------
+        sources
+            Images of the same size.
+        start, stop
+            The part (z, y, x), relative to the region; it may reach past it.
+
+        Returns
+        -------
+        origin : (z, y, x)
+            Where the pixels lie in the region's frame.
+        blocks
+            The pixels of each source, (c, z, y, x).
+        """
         low, high = source_box(self.deformation, start, stop)
         first, last = (tuple(int(o + a) for o, a in zip(self.origin, end, strict=True)) for end in (low, high))
-        return (int(low[0]), int(low[1]), int(low[2])), read_mirrored(
-            source, Box((self.t, 0, *first), (self.t + 1, source.shape[1], *last))
-        )[0]
+        boxes = [Box((self.t, 0, *first), (self.t + 1, source.shape[1], *last)) for source in sources]
+        read = [read_mirrored(source, box)[0] for source, box in zip(sources, boxes, strict=True)]
+        return (int(low[0]), int(low[1]), int(low[2])), read
+
+    def _read(self, source: Source, start: Position, stop: Position) -> tuple[Position, Block]:
+        """Read what a part of the region shows of one source."""
+        low, (block,) = self.blocks([source], start, stop)
+        return low, block
 
 
 def draw_sample(
