@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import TINY
+from tests.conftest import TINY, cells
 from unetcli import batches
 from unetcli.batches import BatchMaker, ahead, choose_augmentation, open_planes
-from unetcli.config import TrainConfig
+from unetcli.config import PrepConfig, TrainConfig
 from unetcli.image.dataset import open_dataset
+from unetcli.stages import prep
 
 CONFIG = TrainConfig(**{**TINY, "elastic": 6.0, "batch_size": 3})
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -93,3 +94,13 @@ def test_the_rate_of_the_threads_is_measured(instances):
 def test_blocks_hold_only_what_patches_show(instances):
     made = maker(instances, augment_on="device", elastic=0.0, rotation=0.0, scaling=1.0, shift=0.0).make(0)
     assert np.all(np.diff(made.first.numpy()) <= 34 * 34)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint16", "int16", "uint32", "float32", "float64"])
+def test_pictures_of_any_type(tmp_path, dtype):
+    image, labels = cells((50, 60), 1)
+    np.save(tmp_path / "i.npy", image > 90 if dtype == "bool" else image.astype(dtype))
+    np.save(tmp_path / "l.npy", labels)
+    prep.run([tmp_path / "i.npy"], tmp_path / "d", PrepConfig(), labels=[tmp_path / "l.npy"])
+    host, other = (maker(tmp_path / "d", augment_on=on, noise=0.0) for on in ("host", "device"))
+    torch.testing.assert_close(other.place(other.make(0)).image, host.make(0).image, atol=1e-4, rtol=0)

@@ -78,11 +78,9 @@ def ahead(make: Callable[[int], T], steps: range, *, workers: int, depth: int) -
                 future.cancel()
 
 
-def classes_of(example: Example, labels: NDArray[Any], label_kind: str | None) -> NDArray[np.int64]:
+def classes_of(example: Example, labels: NDArray[Any], label_kind: str | None) -> NDArray[Any]:
     """Return the class of each pixel: object ids without a target are all of class 1."""
-    if example.target is None and label_kind == "instances":
-        labels = labels > 0
-    return labels.astype(np.int64)
+    return labels > 0 if example.target is None and label_kind == "instances" else labels
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ class BatchMaker:
         start, stop = (0, m, m), (1, self.config.patch_size - m, self.config.patch_size - m)
         example = sample.example
         labels = sample.labels(example.target or example.truth, start, stop)[0]
-        target = classes_of(example, labels, self.dataset.label_kind)
+        target = classes_of(example, labels, self.dataset.label_kind).astype(np.int64)
         if example.weights is None:
             return image, target, np.ones(target.shape, dtype=np.float32)
         return image, target, sample.weights(example.weights, start, stop)[0]
@@ -176,17 +174,14 @@ class BatchMaker:
             seed=torch.from_numpy(np.array([s.gray.seed for s in samples], np.uint64).view(np.int64)),
         )
 
-    def _block(
-        self, sample: Sample, reach: int
-    ) -> tuple[tuple[int, int], NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-        """Return where a block begins (y, x), its image (c, y, x), and its target and weights (y, x)."""
+    def _block(self, sample: Sample, reach: int) -> tuple[tuple[int, int], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return where a block begins (y, x), its image (c, y, x), and its target and weights (y, x), as stored."""
         example, size = sample.example, self.config.patch_size
         sources = [example.image, example.target or example.truth, *([example.weights] if example.weights else [])]
         low, blocks = sample.blocks(sources, (0, -reach, -reach), (1, size + reach, size + reach))
         image, labels = blocks[0][:, 0], blocks[1][0, 0]
-        weights = blocks[2][0, 0] if example.weights else np.ones(labels.shape)
-        target = classes_of(example, labels, self.dataset.label_kind)
-        return low[1:], image.astype(np.float32), target, weights.astype(np.float32)
+        weights = blocks[2][0, 0] if example.weights else np.ones(labels.shape, np.uint8)
+        return low[1:], image, classes_of(example, labels, self.dataset.label_kind), weights
 
 
 def choose_augmentation(host: BatchMaker, workers: int, seconds_per_step: Callable[[Patches], float]) -> str:

@@ -16,15 +16,16 @@ _GOLDEN, _MIX_1, _MIX_2 = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE
 class Blocks(NamedTuple):
     """Source pixels of a batch of n planar samples, and how each of them is deformed and varied.
 
-    Blocks differ in size, so their pixels, line by line, follow one another in flat buffers.
+    Blocks differ in size, so their pixels, line by line, follow one another in flat buffers; of any type of numbers,
+    for what is small is copied to the device sooner.
     """
 
     image: Tensor
-    """(c, pixels) float32, gray values."""
+    """(c, pixels), gray values."""
     target: Tensor
-    """(pixels,) int, class of each pixel."""
+    """(pixels,), class of each pixel."""
     weights: Tensor
-    """(pixels,) float32, weight map."""
+    """(pixels,), weight map."""
     first: Tensor
     """(n,) int64, where each block begins in the buffers."""
     width: Tensor
@@ -88,15 +89,16 @@ def augment(
     -----
     All parts share one computation of positions, in float64, so these agree with those of the numba kernels to
     1e-9 pixels, and a target differs only where a position is within rounding of a half. Images differ by the
-    rounding of float32, of the interpolation and of the curve: at most 1e-4 standard deviations for contrasts up
-    to 8. The noise is the same hash of seed, channel and position, in 64-bit integers that wrap around.
+    rounding of float32, of the interpolation and of the curve: for contrasts up to 8 by at most 1e-4 standard
+    deviations, or 1e-6 of larger values. The noise is the same hash of seed, channel and position, in 64-bit
+    integers that wrap around. Only planes: what volumes need differs in every step.
     """
     reach = blur_radius(float(blocks.gray[:, 4].max()))
     is_noisy = bool(blocks.gray[:, 3].any())
     b = Blocks(*(part.to(device, non_blocking=True) for part in blocks))
     corner, fraction = _positions(b, size, reach)
     line = b.width[:, None, None]
-    normal = (b.image - mean[:, None]) / std[:, None]
+    normal = (b.image.float() - mean[:, None]) / std[:, None]
     image = _interpolate(normal, corner, line, fraction, order).transpose(0, 1)
     image = _vary(_blur(image, b.gray[:, 4], reach), b.gray)
     if is_noisy:
@@ -104,8 +106,8 @@ def augment(
     inside = slice(reach + margin, reach + size - margin)
     corner, fraction = corner[:, inside, inside], fraction[:, :, inside, inside]
     up = (fraction >= 0.5).long()
-    target = b.target[corner + up[0] * line + up[1]].long()
-    weights = _interpolate(b.weights[None], corner, line, fraction, 1)[0]
+    target = b.target.long()[corner + up[0] * line + up[1]]
+    weights = _interpolate(b.weights.float()[None], corner, line, fraction, 1)[0]
     return image, target, weights
 
 

@@ -351,9 +351,8 @@ class Trainer:
                 continue
             probabilities = self._predict(example, tile.core, mean, std)
             target_box = replace(tile.core, start=_channel(tile.core.start, 0), stop=_channel(tile.core.stop, 1))
-            target = classes_of(
-                example, (example.target or example.truth).read(target_box)[0, 0, 0], self.dataset.label_kind
-            )
+            labels = (example.target or example.truth).read(target_box)[0, 0, 0]
+            target = classes_of(example, labels, self.dataset.label_kind).astype(np.int64)
             weights = example.weights.read(target_box)[0, 0, 0] if example.weights else np.ones(target.shape)
             likelihood = np.take_along_axis(probabilities, target[None], axis=0)[0]
             predicted = probabilities.argmax(axis=0)
