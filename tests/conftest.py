@@ -17,7 +17,7 @@ from PIL import Image
 
 from unetcli.cli import main
 from unetcli.config import PrepConfig, TrainConfig, WeightsConfig
-from unetcli.image.axes import Axes
+from unetcli.image.axes import Axes, Channel
 from unetcli.image.store import open_store
 from unetcli.image.tiling import Box
 from unetcli.stages import prep, train, weights
@@ -149,6 +149,7 @@ class Pixels:
     name: str = "pixels"
     axes: Axes = Axes.of("tczyx")
     notes: tuple[str, ...] = ()
+    channels: tuple[Channel, ...] = ()
 
     @property
     def shape(self):

@@ -34,8 +34,9 @@ def maker(data, weights=None, *, device="cpu", augment_on="host", margin=0, **ch
         ("instances", True, {"patch_size": 60, "margin": 8}),
         ("instances", True, {"patch_size": 128}),
         ("instances", True, {"noise": 0.0, "grid": 5}),
+        ("instances", True, {"blur": 3.0, "patch_size": 60, "margin": 8}),
     ],
-    ids=["weights", "object ids", "classes", "valid", "larger than the image", "no noise"],
+    ids=["weights", "object ids", "classes", "valid", "larger than the image", "no noise", "blur"],
 )
 def test_host_and_device_make_the_same_batches(request, device, kind, weighted, changes):
     if device == "cuda" and not torch.cuda.is_available():

@@ -1,25 +1,28 @@
 """A sample is a function of the seed and its number alone, and all its parts share one field."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from tests.conftest import Pixels
 from unetcli.config import DeformConfig
 from unetcli.errors import InputError
-from unetcli.image.axes import Axes
+from unetcli.image.axes import Axes, Channel
 from unetcli.image.dataset import TARGET, TRUTH, open_dataset
 from unetcli.image.new_store import NewStore
 from unetcli.image.ngff import ImageMetadata
+from unetcli.image.source import read_mirrored
 from unetcli.image.tiling import Box
 from unetcli.sampling import Example, draw_sample, examples
 
 PLAIN = {"contrast": 1, "brightness": 0, "gamma": 0, "noise": 0}
 STILL = {"elastic": 0, "rotation": 0, "scaling": 1, "shift": 0, "flip": False}
-ALL = DeformConfig(elastic=4, shift=5)
-ONE = np.ones(2, np.float32)
-NONE = np.zeros(2, np.float32)
+ALL = DeformConfig(elastic=4, shift=5, blur=1.5)
 
 
 def example(shape=(1, 2, 1, 60, 70), name="a"):
@@ -31,11 +34,17 @@ def example(shape=(1, 2, 1, 60, 70), name="a"):
     return Example(name, Pixels(image), Pixels(labels), weights=Pixels(image[:, :1]))
 
 
+def normalization(sample):
+    """Return mean and std of each channel."""
+    n = sample.example.image.shape[1]
+    return np.full(n, 100, np.float32), np.full(n, 20, np.float32)
+
+
 def render(sample, start=None, stop=None):
     """Return all parts of a sample."""
     start, stop = start or (0, 0, 0), stop or sample.shape
     return (
-        sample.image(start, stop, NONE + 100, ONE * 20),
+        sample.image(start, stop, *normalization(sample)),
         sample.labels(sample.example.truth, start, stop),
         sample.weights(sample.example.weights, start, stop),
     )
@@ -146,7 +155,56 @@ def test_gray_values_vary_in_units_of_the_data_set():
     sample = draw_sample([(found, 0, 0)], config, 0, 0, None, 2)
     still = draw_sample([(found, 0, 0)], DeformConfig(**STILL, **PLAIN), 0, 0, None, 2)
     difference = render(sample)[0] - render(still)[0]
-    assert float(difference.std()) == pytest.approx(sample.gray.noise, rel=0.05)
+    assert len(set(sample.gray.noise)) == 2
+    np.testing.assert_allclose(difference.std(axis=(1, 2, 3)), sample.gray.noise, rtol=0.05)
+
+
+@pytest.mark.parametrize(("shape", "size", "ndim"), CASES)
+def test_blur_looks_beyond_the_edge_of_the_sample(shape, size, ndim):
+    found = example(shape)
+    sample = draw_sample([(found, 0, 0)], DeformConfig(**STILL, **{**PLAIN, "blur": 3.0}), 0, 2, size, ndim)
+    o, n = sample.origin, sample.shape
+    halo = sample.gray.halo((math.inf if ndim == 2 else 1, 1, 1))
+    around = Box((0, 0, *np.subtract(o, halo)), (1, 2, *np.add(np.add(o, n), halo)))
+    sharp = (read_mirrored(found.image, around)[0].astype(np.float32) - 100) / 20
+    expected = [
+        gaussian_filter(channel, sigma * np.sign(halo), radius=np.ceil(4 * sigma * np.sign(halo)).astype(int))
+        for channel, sigma in zip(sharp, sample.gray.blur, strict=True)
+    ]
+    inside = tuple(slice(h, h + k) for h, k in zip(halo, n, strict=True))
+    np.testing.assert_allclose(render(sample)[0], np.stack(expected)[(slice(None), *inside)], atol=1e-4)
+
+
+def test_volumes_are_blurred_by_their_pixel_size():
+    found = replace(example((1, 2, 20, 30, 30)), image=Pixels(example((1, 2, 20, 30, 30)).image.pixels))
+    found.image.axes = Axes.of("tczyx", {"z": 4.0})
+    sample = draw_sample([(found, 0, 0)], DeformConfig(**STILL, **{**PLAIN, "blur": 3.0}), 0, 2, None, 3)
+    sharp = (found.image.pixels[0].astype(np.float32) - 100) / 20
+    expected = [
+        gaussian_filter(channel, (s / 4, s, s), mode="mirror", radius=np.ceil([s, 4 * s, 4 * s]).astype(int))
+        for channel, s in zip(sharp, sample.gray.blur, strict=True)
+    ]
+    np.testing.assert_allclose(render(sample)[0], expected, atol=1e-4)
+
+
+COLOURS = tuple(map(Channel, ("red", "green", "blue")))
+STAINS = tuple(map(Channel, ("DAPI", "GFP", "actin")))
+
+
+@pytest.mark.parametrize(
+    ("channels", "chosen", "together"),
+    [
+        (COLOURS, None, True), (STAINS, None, False), ((), None, False), (COLOURS, "each", False),
+        (STAINS, "together", True),
+    ],
+    ids=["colours", "stains", "no names", "colours, each", "stains, together"],
+)  # fmt: skip
+def test_channels_vary_together_if_they_are_colours(channels, chosen, together):
+    found = replace(example(), image=Pixels(np.zeros((1, 3, 1, 40, 40), "float32"), channels=channels))
+    gray = draw_sample([(found, 0, 0)], DeformConfig(vary_channels=chosen, blur=1), 0, 0, None, 2).gray
+    for values in (gray.contrast, gray.brightness, gray.gamma, gray.noise, gray.blur):
+        assert len(values) == 3
+        assert len(set(values)) == (1 if together else 3)
 
 
 # ------------------------------------------------------------------------------------------- data sets and weights

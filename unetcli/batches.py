@@ -30,7 +30,6 @@ SPARE = 1.25
 """How much faster than the steps the threads have to be. At 1 they would do, but for the times to vary."""
 IN_MEMORY = 2**31
 """Data sets up to so many bytes are decoded once and kept; of larger ones each patch is read from the store."""
-GRAY = ("contrast", "brightness", "gamma", "noise", "blur")
 
 logger = logging.getLogger(__name__)
 
@@ -154,10 +153,8 @@ class BatchMaker:
     def _blocks(self, samples: list[Sample]) -> Blocks:
         """Read the pixels that samples show, and list how they are deformed and varied."""
         channels = len(self.dataset.statistics)
-        gray = np.array([
-            [np.broadcast_to(getattr(s.gray, name, 0.0), channels) for name in GRAY] for s in samples
-        ], np.float32)  # fmt: skip
-        read = [self._block(sample, blur_radius(float(gray[:, -1].max()))) for sample in samples]
+        gray = np.array([_gray_of(sample) for sample in samples])
+        read = [self._block(sample, blur_radius(float(gray[:, 4:].max()))) for sample in samples]
         origins, images, targets, weights = zip(*read, strict=True)
         sizes = np.array([target.shape for target in targets])
         return Blocks(
@@ -182,6 +179,13 @@ class BatchMaker:
         image, labels = blocks[0][:, 0], blocks[1][0, 0]
         weights = blocks[2][0, 0] if example.weights else np.ones(labels.shape, np.uint8)
         return low[1:], image, classes_of(example, labels, self.dataset.label_kind), weights
+
+
+def _gray_of(sample: Sample) -> list[NDArray[np.float64]]:
+    """Return contrast, brightness, gamma, noise, and blur along y and x in pixels, of each channel."""
+    gray, (_, y, x) = sample.gray, sample.example.image.axes.spacing
+    blur = np.array(gray.blur)
+    return [*map(np.array, (gray.contrast, gray.brightness, gray.gamma, gray.noise)), blur / y, blur / x]
 
 
 def choose_augmentation(host: BatchMaker, workers: int, seconds_per_step: Callable[[Patches], float]) -> str:

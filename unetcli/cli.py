@@ -147,9 +147,13 @@ def augment(
     data: DataSet,
     out: Out,
     weights: Weights = None,
+    parameters: Annotated[
+        Path | None,
+        Option("--parameters", help="Make the samples of this parameters.csv of an earlier run again.", **STORE),
+    ] = None,
     preview: Annotated[
         Path | None,
-        Option("--preview", help="Also draw a sheet of samples to this PNG.", **LOCAL),
+        Option("--preview", help="Also draw a sheet of the first samples to this PNG.", **LOCAL),
     ] = None,
     *,
     given: Mapping[str, Any],
@@ -163,7 +167,8 @@ def augment(
 
     with _progress("augment", common) as progress:
         config = AugmentConfig(**given)
-        return stage.run(data, out, config, weights=weights, preview=preview, **_passed(common), progress=progress)
+        paths: dict[str, Any] = {"weights": weights, "parameters": parameters, "preview": preview}
+        return stage.run(data, out, config, **paths, **_passed(common), progress=progress)
 
 
 @command(TrainConfig, "train")

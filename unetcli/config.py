@@ -209,16 +209,22 @@ class DeformConfig(Config):
         1.25, "Largest contrast factor, and 1/this the smallest.", minimum=1, maximum=8, group="Augmentation"
     )
     brightness: float = setting(
-        0.25, "Largest offset, in std of the data set.", minimum=0, maximum=5, group="Augmentation"
+        0.25, "Largest offset, up or down, in std of the channel.", minimum=0, maximum=5, group="Augmentation"
     )
-    gamma: float = setting(0.2, "Largest curvature of the gray values.", minimum=0, maximum=0.95, group="Augmentation")
+    gamma: float = setting(
+        0.2, "Largest curvature of the gray values, up or down.", minimum=0, maximum=0.95, group="Augmentation"
+    )
     noise: float = setting(
-        0.15,
-        "Largest std of Gaussian noise, in std of the data set.",
-        minimum=0,
-        maximum=5,
-        group="Augmentation",
+        0.15, "Largest std of Gaussian noise, in std of the channel.", minimum=0, maximum=5, group="Augmentation"
     )
+    blur: float = setting(
+        0.0, "Largest std of a Gaussian blur, pixels (of x, where z differs).", minimum=0, maximum=20,
+        group="Augmentation",
+    )  # fmt: skip
+    vary_channels: str | None = setting(
+        None, "Gray values vary in each channel on its own, or in all together. [default: together if the channels are "
+        "red, green, blue, else each]", choices=("each", "together"), group="Augmentation",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +234,10 @@ class AugmentConfig(DeformConfig):
     samples: int = setting(100, "Number of augmented samples.", minimum=1)
     seed: int = setting(0, "Sample k is a function of (seed, k) alone.", minimum=0)
     shift: float = setting(20.0, "Largest shift, pixels.", minimum=0, group="Augmentation")
+    patch_size: int | None = setting(
+        None, "Side of samples cut at random places, pixels. [default: whole images]", minimum=1, maximum=2**20
+    )
+    replay: int | None = setting(None, "Write this one sample alone, as a run of many writes it.", minimum=0)
     ndim: int | None = setting(None, "Planes (2) or volumes (3). [default: as prepared]", minimum=2, maximum=3)
 
 

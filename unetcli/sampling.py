@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -111,7 +112,7 @@ class Sample:
     deformation
         Of the region.
     gray
-        Variation of the gray values.
+        Variation of the gray values of each channel.
     """
 
     example: Example
@@ -124,6 +125,12 @@ class Sample:
     def shape(self) -> Position:
         """Extent of the region, (z, y, x)."""
         return self.deformation.shape
+
+    @property
+    def _spacing(self) -> tuple[float, float, float]:
+        """Pixel size along (z, y, x) in units of that along x; no plane is near one plane."""
+        z, y, x = self.example.image.axes.spacing
+        return (math.inf if self.shape[0] == 1 else z, y, x)
 
     def image(self, start: Position, stop: Position, mean: Block, std: Block) -> Block:
         """Return gray values of a part of the region; any cut into parts gives the same pixels.
@@ -138,11 +145,16 @@ class Sample:
         Returns
         -------
         (c, z, y, x) float32
-            ``(gray values - mean) / std``, deformed, then varied.
+            ``(gray values - mean) / std``, deformed, then varied. What the blur looks at around the part is
+            rendered too: the deformation goes on outside of the region.
         """
-        low, block = self._read(self.example.image, start, stop)
+        spacing = self._spacing
+        halo = self.gray.halo(spacing)
+        wide_start, wide_stop = _grown(start, stop, halo)
+        low, block = self._read(self.example.image, wide_start, wide_stop)
         normal = (block.astype(np.float32) - mean[:, None, None, None]) / std[:, None, None, None]
-        return apply_gray(warp_image(normal, low, self.deformation, start, stop), start, self.gray)
+        warped = warp_image(normal, low, self.deformation, wide_start, wide_stop)
+        return apply_gray(warped, start, self.gray, spacing)
 
     def labels(self, source: Source, start: Position, stop: Position) -> Block:
         """Return labels (z, y, x) of the image, deformed by the same field: the nearest pixel's."""
@@ -234,9 +246,29 @@ def draw_sample(
         flip=config.flip,
     )
     gray = random_gray(
-        rng, contrast=config.contrast, brightness=config.brightness, gamma=config.gamma, noise=config.noise
+        rng,
+        example.image.shape[1],
+        together=_vary_together(example.image, config),
+        contrast=config.contrast,
+        brightness=config.brightness,
+        gamma=config.gamma,
+        noise=config.noise,
+        blur=config.blur,
     )
     return Sample(example, t, (first, y, x), deformation, gray)
+
+
+def _vary_together(image: Source, config: DeformConfig) -> bool:
+    """Tell whether all channels get the same gray variation: by default, if they are the colours of one picture."""
+    if config.vary_channels is not None:
+        return config.vary_channels == "together"
+    return [channel.name.lower() for channel in image.channels] == ["red", "green", "blue"]
+
+
+def _grown(start: Position, stop: Position, halo: Position) -> tuple[Position, Position]:
+    """Return a box with a margin on all sides."""
+    (z, y, x), (z_end, y_end, x_end), (h_z, h_y, h_x) = start, stop, halo
+    return (z - h_z, y - h_y, x - h_x), (z_end + h_z, y_end + h_y, x_end + h_x)
 
 
 def _place(rng: np.random.Generator, n: int, size: int) -> int:

@@ -11,6 +11,7 @@ from tests.conftest import Stopped, assert_same_files, cells, count_calls, files
 from unetcli.config import AugmentConfig, PrepConfig, WeightsConfig
 from unetcli.errors import ConfigError, InputError, UnetcliError
 from unetcli.image.dataset import open_dataset
+from unetcli.image.new_store import NewStore
 from unetcli.image.store import open_store
 from unetcli.stages import augment, prep, weights
 
@@ -90,15 +91,219 @@ def test_image_and_labels_are_warped_by_one_field(tmp_path):
         assert ((image > 0.5) == (truth > 0)).mean() > 0.99
 
 
-def test_parameters_are_written_down(instances, tmp_path):
-    augment.run(instances, tmp_path / "a", AugmentConfig(samples=3, elastic=5, grid=4))
+def test_parameters_are_written_down_for_people(instances, tmp_path):
+    augment.run(instances, tmp_path / "a", AugmentConfig(samples=9, elastic=5, grid=4, blur=2, rotation=30))
     rows = rows_of(tmp_path / "a")
-    assert [r["sample"] for r in rows] == ["sample_00000", "sample_00001", "sample_00002"]
+    assert [r["sample"] for r in rows] == [f"sample_{k:05d}" for k in range(9)]
     assert {r["image"] for r in rows} <= {"img_00", "img_01"}  # img_02 is for validation
+    assert {r["flip"] for r in rows} == {"", "x"}
     for row in rows:
-        assert np.shape(json.loads(row["displacement_px"]))[-2:] == (4, 4)
-        assert np.isfinite(json.loads(row["matrix"])).all()
-        assert isinstance(json.loads(row["gray"]), dict)
+        assert [row[k] for k in ("t", "z", "y", "x", "size_z", "size_y", "size_x")] == [*"00001", "80", "80"]
+        assert abs(abs(float(row["rotation_deg"])) - 90) >= 60  # what is mirrored along y is turned by 180 degrees
+        assert 1 / 1.1 <= float(row["scale"]) <= 1.1
+        assert abs(float(row["shift_x_px"])) <= 20
+        assert 0 <= float(row["blur_0"]) <= 2
+        assert np.shape(json.loads(row["displacement_px"])) == (3, 1, 4, 4)
+        turn, mirror = np.deg2rad(float(row["rotation_deg"])), -1 if row["flip"] else 1
+        matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * [1, mirror]
+        expected = matrix / float(row["scale"])
+        np.testing.assert_allclose(np.array(json.loads(row["matrix"]))[1:, 1:], expected, atol=1e-5)
+
+
+def test_turned_clockwise_means_clockwise(tmp_path):
+    image = np.zeros((65, 65), np.float32)
+    image[30:35, 45:] = 1  # to the right of the middle
+    np.save(tmp_path / "i.npy", image)
+    np.save(tmp_path / "l.npy", (image > 0).astype(np.uint16))
+    prep.run([tmp_path / "i.npy"], tmp_path / "d", PrepConfig(label_kind="instances"), labels=[tmp_path / "l.npy"])
+    augment.run(tmp_path / "d", tmp_path / "a", AugmentConfig(samples=6, **{**IDENTITY, "rotation": 180}))
+    for row in rows_of(tmp_path / "a"):
+        ys, xs = np.nonzero(pixels(tmp_path / "a", row["sample"], "truth")[0, 0, 0])
+        seen = np.rad2deg(np.arctan2(ys.mean() - 32, xs.mean() - 32))  # y points down
+        assert abs((float(row["rotation_deg"]) - seen + 180) % 360 - 180) < 3
+
+
+# ------------------------------------------------------------------------------------------- again
+
+
+def assert_same_sample(one, many, k):
+    """Compare a store of one sample with sample k of another, array by array and chunk by chunk."""
+    group = f"sample_{k:05d}"
+    (row,) = rows_of(one)
+    assert row == next(r for r in rows_of(many) if r["sample"] == group)
+    for place in ("0", "labels/truth/0", "labels/target/0", "weights/0"):
+        assert_same_files(one / place, many / group / place)
+        assert (one / place).exists()
+    assert open_store(one).images[0].name == group
+
+
+@pytest.fixture(scope="module")
+def many(instances, weight_maps, tmp_path_factory):
+    """Return a store of samples drawn with unusual settings."""
+    out = tmp_path_factory.mktemp("many") / "many.zarr"
+    augment.run(instances, out, AugmentConfig(samples=12, seed=3, blur=1.5, elastic=3), weights=weight_maps)
+    return out
+
+
+@pytest.mark.parametrize("k", [0, 11])
+@pytest.mark.parametrize("samples", [1, 100])
+def test_a_sample_is_replayed_from_the_seed(instances, weight_maps, many, tmp_path, k, samples):
+    config = AugmentConfig(samples=samples, seed=3, blur=1.5, elastic=3, replay=k)
+    augment.run(instances, tmp_path / "one", config, weights=weight_maps)
+    assert_same_sample(tmp_path / "one", many, k)
+
+
+def test_a_sample_is_replayed_from_its_parameters(instances, weight_maps, many, tmp_path, small_tiles):
+    table = {"parameters": many / "parameters.csv", "weights": weight_maps}
+    augment.run(instances, tmp_path / "one", AugmentConfig(replay=7), **table)
+    for label in (None, "truth", "target"):
+        expected = pixels(many, "sample_00007", label)
+        np.testing.assert_array_equal(pixels(tmp_path / "one", None, label), expected)
+    np.testing.assert_array_equal(pixels(tmp_path / "one" / "weights"), pixels(many / "sample_00007" / "weights"))
+
+
+def test_all_samples_are_made_again_from_their_parameters(instances, weight_maps, many, tmp_path):
+    again = tmp_path / "again.zarr"
+    augment.run(instances, again, AugmentConfig(), weights=weight_maps, parameters=many / "parameters.csv")
+    assert_same_files(again, many, but=["zarr.json"])
+    assert open_store(again).attributes["data"] == open_store(many).attributes["data"]
+
+
+def test_volumes_and_patches_are_made_again_from_their_parameters(tmp_path):
+    for name, array in zip(("i.npy", "l.npy"), cells((9, 40, 44), 1), strict=True):
+        np.save(tmp_path / name, array)
+    data = tmp_path / "d"
+    prep.run([tmp_path / "i.npy"], data, PrepConfig(ndim=3, label_kind="instances"), labels=[tmp_path / "l.npy"])
+    augment.run(data, tmp_path / "a", AugmentConfig(samples=4, patch_size=20, blur=1))
+    augment.run(data, tmp_path / "b", AugmentConfig(), parameters=tmp_path / "a" / "parameters.csv")
+    assert_same_files(tmp_path / "a", tmp_path / "b", but=["zarr.json"])
+    assert open_dataset(tmp_path / "b").ndim == 3
+    assert pixels(tmp_path / "b", "sample_00003").shape == (1, 1, 9, 20, 20)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rotation": 10}, "--rotation: does not go with --parameters"),
+        ({"samples": 3, "seed": 1}, "--samples, --seed: does not go with --parameters"),
+        ({"replay": 12}, "--replay 12: .* has no such sample; expected one of 0 to 11"),
+    ],
+    ids=lambda given: ",".join(given) if isinstance(given, dict) else "",
+)
+def test_settings_that_contradict_the_table_are_refused(instances, many, tmp_path, given, said):
+    with pytest.raises(ConfigError, match=said):
+        augment.run(instances, tmp_path / "a", AugmentConfig(**given), parameters=many / "parameters.csv")
+    assert not (tmp_path / "a").exists()
+
+
+def damaged(path, column, value):
+    """Return the lines of a table of samples with another value in the second sample."""
+    with path.open() as file:
+        reader = csv.DictReader(file)
+        rows, names = list(reader), reader.fieldnames
+    rows[1][column] = value
+    lines = [",".join(names)]
+    lines += [",".join(f'"{row[name]}"' for name in names) for row in rows]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("image", "img_99", "line 3: is of the image img_99, which the data set does not have"),
+        ("t", "5", "line 3: time point 5"),
+        ("size_y", "0", "line 3: time point 0, 1 x 0 x 80"),
+        ("x", "left", "line 3 .* invalid literal"),
+        ("contrast_0", "-1", "line 3 .* contrast > 0"),
+        ("shift_x_px", "nan", "line 3: has numbers that are not finite"),
+        ("matrix", "[[1", "line 3 is not a sample"),
+        ("displacement_px", "[[1, 2]]", "line 3 is not a sample .* grid"),
+        ("noise_seed", "", "line 3 is not a sample"),
+        ("sample", "sample_00000", "12 lines for 11 samples"),
+    ],
+    ids=lambda value: value if value.isidentifier() else "",
+)
+def test_a_damaged_table_is_refused(instances, many, tmp_path, column, value, said):
+    table = tmp_path / "table.csv"
+    table.write_text(damaged(many / "parameters.csv", column, value))
+    with pytest.raises(InputError, match=said) as caught:
+        augment.run(instances, tmp_path / "a", AugmentConfig(), parameters=table)
+    assert str(caught.value).startswith(str(table))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "can not be read"), (b"\xff\xfe\x00", "can not be read"), (b"", "has no samples"),
+     (b"a,b\n1,2\n", "line 2 is not a sample of augment: column 'image' is missing")],
+    ids=["nothing there", "no text", "empty", "another table"],
+)  # fmt: skip
+def test_what_is_no_table_is_refused(instances, tmp_path, content, said):
+    table = tmp_path / "table.csv"
+    if content is not None:
+        table.write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        augment.run(instances, tmp_path / "a", AugmentConfig(), parameters=table)
+
+
+# ------------------------------------------------------------------------------------------- patches, many samples
+
+
+def test_patches_of_a_size(instances, weight_maps, tmp_path):
+    augment.run(instances, tmp_path / "a", AugmentConfig(samples=12, patch_size=24), weights=weight_maps)
+    rows = rows_of(tmp_path / "a")
+    assert len({(row["y"], row["x"]) for row in rows}) > 8
+    for row in rows:
+        assert (row["size_y"], row["size_x"]) == ("24", "24")
+        for label in (None, "truth", "target"):
+            assert pixels(tmp_path / "a", row["sample"], label).shape == (1, 1, 1, 24, 24)
+
+
+def test_patches_larger_than_the_image(instances, tmp_path):
+    augment.run(instances, tmp_path / "a", AugmentConfig(samples=1, patch_size=150), preview=tmp_path / "sheet.png")
+    assert pixels(tmp_path / "a").shape == (1, 1, 1, 150, 150)
+
+
+def test_samples_keep_the_names_of_their_channels(tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (40, 44, 3), np.uint8)).save(tmp_path / "i.png")
+    np.save(tmp_path / "l.npy", np.eye(40, 44, dtype=np.uint16))
+    prep.run([tmp_path / "i.png"], tmp_path / "d", PrepConfig(), labels=[tmp_path / "l.npy"])
+    augment.run(tmp_path / "d", tmp_path / "a", AugmentConfig(samples=2, **{**IDENTITY, "contrast": 2}))
+    before, after = (open_store(tmp_path / name).images[0].level.channels for name in "da")
+    assert after == before
+    assert [channel.name for channel in after] == ["red", "green", "blue"]
+    for row in rows_of(tmp_path / "a"):
+        assert row["contrast_0"] == row["contrast_1"] == row["contrast_2"]
+
+
+def test_samples_are_made_one_by_one(instances, tmp_path, monkeypatch):
+    """What was made before a tile does not grow with the number of samples that follow it."""
+    created = []
+    level = NewStore.level
+
+    def record(self, group, *args, **options):
+        created.append(group)
+        return level(self, group, *args, **options)
+
+    monkeypatch.setattr(NewStore, "level", record)
+    with pytest.raises(Stopped):
+        augment.run(instances, tmp_path / "a", AugmentConfig(samples=500), workers=1, progress=stop_after(3))
+    assert len(created) < 20
+
+
+@pytest.mark.parametrize("given", [{}, {"patch_size": 30}, {"replay": 3}], ids=["whole", "patches", "one"])
+def test_dry_run_says_how_much_would_be_written(instances, weight_maps, tmp_path, given):
+    config = AugmentConfig(samples=5, **given)
+    planned = augment.run(instances, tmp_path / "a", config, weights=weight_maps, dry_run=True)
+    assert not (tmp_path / "a").exists()
+    augment.run(instances, tmp_path / "a", config, weights=weight_maps)
+    images = open_store(tmp_path / "a").images
+    levels = [level for i in images for level in (i.level, i.labels("truth"), i.labels("target"))]
+    levels += [open_store(i.path / "weights").images[0].level for i in images]
+    assert planned["samples"] == len(images)
+    assert planned["pixels"] == sum(np.prod(i.level.shape) for i in images)
+    assert planned["bytes"] == sum(np.prod(level.shape) * level.dtype.itemsize for level in levels)
 
 
 def test_the_result_is_a_data_set_to_train_on(instances, weight_maps, tmp_path):

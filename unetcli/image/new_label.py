@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -116,7 +116,7 @@ class NewLabel(NewStore):
         """Create one level; the store holds one image, in no group."""
         return super().level("", *args, **options)
 
-    def finish(self, images: Sequence[ImageMetadata], attributes: Mapping[str, Any]) -> None:
+    def finish(self, images: Iterable[ImageMetadata], attributes: Mapping[str, Any]) -> None:
         """Write all metadata, and then list the label image."""
         (image,) = images
         super().finish([replace(image, group="", name=self.path.name, source="../../")], attributes)

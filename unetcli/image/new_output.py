@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ class NewTiff(NewStore):
         self._levels[level] = super().level(group, level, axes, shape, dtype, is_label=is_label)
         return self._levels[level]
 
-    def finish(self, images: Sequence[ImageMetadata], attributes: Mapping[str, Any]) -> None:
+    def finish(self, images: Iterable[ImageMetadata], attributes: Mapping[str, Any]) -> None:
         """Export the levels of the one image with all metadata, and forget the ledger."""
         (image,) = images
         file = ledger_path(self.file) / "export.tif"

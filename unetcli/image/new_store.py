@@ -195,13 +195,13 @@ class NewStore:
         path = self._pixels / group / str(level)
         return create_level(path, axes, shape, dtype, is_label=is_label, zarr_format=self.zarr_format)
 
-    def finish(self, images: Sequence[ImageMetadata], attributes: Mapping[str, Any]) -> None:
+    def finish(self, images: Iterable[ImageMetadata], attributes: Mapping[str, Any]) -> None:
         """Write all metadata, the root's last, and forget the ledger.
 
         Parameters
         ----------
         images
-            The images with their labels. One image of an empty name is the store itself.
+            The images with their labels. One image of an empty group is the store itself.
         attributes
             What else to write down under ``unetcli``.
         """
@@ -209,17 +209,19 @@ class NewStore:
             partial.unlink()
         for array in self.path.rglob(".zarray"):
             _leave_out_checksum(array)
+        groups = []
+        root: dict[str, Any] = {"bioformats2raw.layout": 3}
         for image in images:
+            groups.append(image.group)
             self._finish_labels(image)
             for nested in image.nested:
                 self._write_group(nested.group, self._ome(nested.ome(self.zarr_format)))
             if image.group:
                 self._write_group(image.group, self._ome(image.ome(self.zarr_format)))
-        if [image.group for image in images] == [""]:
-            root = images[0].ome(self.zarr_format)
-        else:
-            self._write_group("OME", self._ome({"series": [image.group for image in images]}))
-            root = {"bioformats2raw.layout": 3}
+            else:
+                root = image.ome(self.zarr_format)
+        if groups != [""]:
+            self._write_group("OME", self._ome({"series": groups}))
         self._write_group("", {**self._ome(root), "unetcli": self._ours(attributes)})
         self.ledger.remove()
 

@@ -89,9 +89,28 @@ def work_on(name: str, grid: TileGrid, sources: Sequence[Source], targets: Seque
     return (Work(f"{name}/{tile.index}", tile, tuple(sources), tuple(targets)) for tile in grid)
 
 
+@dataclass(frozen=True)
+class LazyWorks:
+    """Tiles too many to be listed: each is made when its turn comes.
+
+    Parameters
+    ----------
+    todo
+        Those that are not on record yet.
+    n_todo
+        How many these are.
+    total
+        How many there are in all.
+    """
+
+    todo: Iterable[Work]
+    n_todo: int
+    total: int
+
+
 def map_tiles(
     function: Callable[..., Block | tuple[Block, ...]],
-    works: Iterable[Work],
+    works: Iterable[Work] | LazyWorks,
     ledger: Ledger | JointLedger,
     *,
     read: Reader = read_mirrored,
@@ -121,14 +140,17 @@ def map_tiles(
     UnetcliError
         The first tile that fails stops the rest; the message names its read box.
     """
-    todo, total = _todo(works, ledger)
-    progress(total - len(todo), total)
+    if not isinstance(works, LazyWorks):
+        todo, total = _todo(works, ledger)
+        works = LazyWorks(todo, len(todo), total)
+    n_done, total = works.total - works.n_todo, works.total
+    progress(n_done, total)
 
     def compute(work: Work) -> None:
         with _naming(work):
             _write(work, _call(function, work, [read(source, work.tile.read) for source in work.sources]), ledger)
 
-    for done, _ in enumerate(_in_order(compute, todo, workers), start=total - len(todo) + 1):
+    for done, _ in enumerate(_in_order(compute, works.todo, workers), start=n_done + 1):
         progress(done, total)
 
 
@@ -241,7 +263,7 @@ def _write(work: Work, result: Block | tuple[Block, ...], ledger: Ledger | Joint
     ledger.record(work.name)
 
 
-def _in_order(function: Callable[[Work], T], works: Sequence[Work], workers: int | None) -> Iterator[T]:
+def _in_order(function: Callable[[Work], T], works: Iterable[Work], workers: int | None) -> Iterator[T]:
     """Run a function over tiles in threads, few at a time; yield its results in order."""
     workers = workers or available_cpus()
     waiting = iter(works)

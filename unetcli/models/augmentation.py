@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 
 _GOLDEN, _MIX_1, _MIX_2 = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_TAIL = 3.6541528853610088
+"""Where the tail begins if the ziggurat has 256 layers."""
+_ROUNDS = 8
+"""Of deciding where the ziggurat rejects: one number in 1e13 would need more."""
 
 
 class Blocks(NamedTuple):
@@ -39,14 +43,14 @@ class Blocks(NamedTuple):
     offset: Tensor
     """(n, 2) float64, shift of the source positions in pixels."""
     gray: Tensor
-    """(n, 5, c) float32: contrast, brightness, gamma, noise and blur (standard deviation, pixels)."""
+    """(n, 6, c) float64: contrast, brightness, gamma, noise and blur (standard deviations along y and x, pixels)."""
     seed: Tensor
     """(n,) int64, seed of the noise: the bits of an unsigned number."""
 
 
 def blur_radius(sigma_px: float) -> int:
-    """Return how far a Gaussian blur reaches: it is cut at four standard deviations."""
-    return int(4 * sigma_px + 0.5)
+    """Return how far a Gaussian blur reaches: it is cut off at four standard deviations."""
+    return math.ceil(4 * sigma_px)
 
 
 def augment(
@@ -93,16 +97,19 @@ def augment(
     deviations, or 1e-6 of larger values. The noise is the same hash of seed, channel and position, in 64-bit
     integers that wrap around. Only planes: what volumes need differs in every step.
     """
-    reach = blur_radius(float(blocks.gray[:, 4].max()))
+    reach = blur_radius(float(blocks.gray[:, 4:].max()))
     is_noisy = bool(blocks.gray[:, 3].any())
     b = Blocks(*(part.to(device, non_blocking=True) for part in blocks))
     corner, fraction = _positions(b, size, reach)
     line = b.width[:, None, None]
     normal = (b.image.float() - mean[:, None]) / std[:, None]
     image = _interpolate(normal, corner, line, fraction, order).transpose(0, 1)
-    image = _vary(_blur(image, b.gray[:, 4], reach), b.gray)
+    for axis in (2, 3):
+        image = _blur(image, b.gray[:, 2 + axis], reach, axis)
+    contrast, brightness, gamma, noise = b.gray[:, :4, :, None, None].float().unbind(1)
+    image = contrast * (image + gamma * ((1 + image * image).sqrt() - 1)) + brightness
     if is_noisy:
-        image = image + b.gray[:, 3, :, None, None] * _noise(b.seed, image.shape)
+        image = image + noise * _noise(b.seed, image.shape)
     inside = slice(reach + margin, reach + size - margin)
     corner, fraction = corner[:, inside, inside], fraction[:, :, inside, inside]
     up = (fraction >= 0.5).long()
@@ -174,36 +181,85 @@ def _taps(f: Tensor, order: int) -> Iterator[tuple[int, Tensor]]:
     yield 2, f * f * (f - 1) / 2
 
 
-def _blur(image: Tensor, sigma_px: Tensor, reach: int) -> Tensor:
-    """Blur the planes (n, c, y, x), each by its own Gaussian (n, c); `reach` pixels are lost at each side."""
+def _blur(image: Tensor, sigma_px: Tensor, reach: int, axis: int) -> Tensor:
+    """Blur planes (n, c, y, x) along an axis, each by its own Gaussian (n, c); lose `reach` pixels at both ends."""
     if not reach:
         return image
     distance = torch.arange(-reach, reach + 1, device=image.device)
     sigma = sigma_px[..., None]
-    kernel = torch.exp(-(distance**2) / (2 * sigma**2).clamp(min=1e-12))
-    kernel = kernel * (distance.abs() <= (4 * sigma + 0.5).floor())
-    kernel = kernel / kernel.sum(-1, keepdim=True)
-    for axis in (2, 3):
-        n = image.shape[axis] - 2 * reach
-        shifted = (kernel[..., k, None, None] * image.narrow(axis, k, n) for k in range(2 * reach + 1))
-        image = sum(shifted, start=torch.zeros((), device=image.device))
-    return image
-
-
-def _vary(image: Tensor, gray: Tensor) -> Tensor:
-    """Apply contrast, brightness and gamma."""
-    contrast, brightness, gamma = gray[:, :3, :, None, None].unbind(1)
-    return contrast * (image + gamma * ((1 + image * image).sqrt() - 1)) + brightness
+    kernel = torch.exp(-(distance**2) / (2 * sigma**2).clamp(min=1e-12)) * (distance.abs() <= (4 * sigma).ceil())
+    kernel = (kernel / kernel.sum(-1, keepdim=True)).float()[..., None, None]
+    result = torch.zeros((), device=image.device)
+    for k in range(2 * reach + 1):
+        result = result + kernel[..., k, :, :] * image.narrow(axis, k, image.shape[axis] - 2 * reach)
+    return result
 
 
 def _noise(seed: Tensor, shape: torch.Size) -> Tensor:
-    """Return standard normal numbers (n, c, y, x), a function of seed, channel and position, by Box and Muller."""
+    """Return standard normal numbers (n, c, y, x) float32, a function of seed, channel and position."""
     c, y, x = (_GOLDEN * torch.arange(1, extent + 1, device=seed.device) for extent in shape[1:])
     plane = _mix(_mix(seed[:, None] + c))
-    bits = _mix(_mix(plane[..., None] + y)[..., None] + x)
-    above_zero = (_shifted(bits, 32).double() + 1) * 2.0**-32
-    angle = (bits & 0xFFFFFFFF).double() * (2 * math.pi * 2.0**-32)
-    return ((-2 * above_zero.log()).sqrt() * angle.cos()).float()
+    return _standard_normal(_mix(_mix(plane[..., None] + y)[..., None] + x).ravel()).reshape(shape).float()
+
+
+@lru_cache(maxsize=4)
+def _ziggurat(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the right edges of 256 layers of equal area under exp(-x**2 / 2), and the heights there."""
+    height = math.exp(-(_TAIL**2) / 2)
+    area = _TAIL * height + math.sqrt(math.pi / 2) * math.erfc(_TAIL / math.sqrt(2))
+    edges = [area / height, _TAIL]
+    while len(edges) < 256:
+        edges.append(math.sqrt(-2 * math.log(area / edges[-1] + math.exp(-(edges[-1] ** 2) / 2))))
+    found = torch.tensor([*edges, 0.0], dtype=torch.float64)
+    return found.to(device), torch.exp(-(found**2) / 2).to(device)
+
+
+def _standard_normal(bits: Tensor) -> Tensor:
+    """Turn 64 random bits to a normal number each, float64: the ziggurat method, as the numba kernel's.
+
+    What is rejected (1.2 %) is collected to a buffer of fixed size, with room for far more: were its size that of what
+    it holds, the host had to wait for the device to hear it.
+    """
+    n, room = len(bits), len(bits) // 32 + 256
+    layer, at = _point(bits)
+    is_open = at.abs() >= _ziggurat(bits.device)[0][layer + 1]
+    slot = torch.where(is_open, is_open.cumsum(0) - 1, room).clamp(max=room)
+    rejected = torch.full((room + 1,), n, device=bits.device)
+    rejected = rejected.scatter_(0, slot, torch.arange(n, device=bits.device))[:room]
+    values = torch.cat([at, at[:1]])  # the last takes what slots without a pixel give
+    return values.index_put_((rejected,), _decide(bits[rejected.clamp(max=n - 1)]))[:n]
+
+
+def _point(bits: Tensor) -> tuple[Tensor, Tensor]:
+    """Choose layers of the ziggurat, and places in them."""
+    layer = bits & 255
+    return layer, (_shifted(bits, 11).double() * 2.0**-52 - 1) * _ziggurat(bits.device)[0][layer]
+
+
+def _decide(bits: Tensor) -> Tensor:
+    """Go on where places are not under the layer above: in the tail, under the curve, or beyond it."""
+    edges, heights = _ziggurat(bits.device)
+    layer, at = _point(bits)
+    value, is_open = at, torch.ones_like(bits, dtype=torch.bool)
+    for _ in range(_ROUNDS):
+        bits = _mix(bits + _GOLDEN)
+        first = _above_zero(bits)
+        bits = _mix(bits + _GOLDEN)
+        next_layer, next_at = _point(bits)
+        in_tail, beyond = layer == 0, -first.log() / _TAIL
+        is_under = heights[layer] + (heights[layer + 1] - heights[layer]) * first < torch.exp(-0.5 * at * at)
+        ends_tail = -2 * _above_zero(bits).log() > beyond * beyond
+        found = torch.where(in_tail, torch.copysign(_TAIL + beyond, at), torch.where(is_under, at, next_at))
+        value = torch.where(is_open, found, value)
+        ends = torch.where(in_tail, ends_tail, is_under | (next_at.abs() < edges[next_layer + 1]))
+        is_open = is_open & ~ends
+        layer, at = torch.where(in_tail, layer, next_layer), torch.where(in_tail, at, next_at)
+    return value
+
+
+def _above_zero(bits: Tensor) -> Tensor:
+    """Turn 64 random bits to uniform numbers in (0, 1]."""
+    return (_shifted(bits, 11).double() + 1) * 2.0**-53
 
 
 def _mix(bits: Tensor) -> Tensor:

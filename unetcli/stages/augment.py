@@ -1,13 +1,11 @@
-"""Images, labels and weight maps to deformed copies: by shard, halo: what the deformation reaches for."""
+"""Images, labels and weight maps to deformed copies: by shard, halo: what deformation and blur reach for."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +13,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.config import AugmentConfig
-from unetcli.errors import InputError
+from unetcli.errors import ConfigError, InputError
 from unetcli.image.axes import Axes, Channel
 from unetcli.image.dataset import TARGET, TRUTH, WEIGHTS, Dataset, open_dataset
 from unetcli.image.location import Location, write
-from unetcli.image.new_store import NewStore, collection_groups
+from unetcli.image.new_store import Layout, NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
-from unetcli.image.source import Source
-from unetcli.image.streaming import Progress, Work, map_tiles, silent
+from unetcli.image.resample import resampled
+from unetcli.image.source import Source, View, read_mirrored
+from unetcli.image.store import Image, open_store
+from unetcli.image.streaming import LazyWorks, Progress, Work, map_tiles, silent
 from unetcli.image.tiling import Box, Shape, TileGrid
 from unetcli.kernels.displacement import source_positions
 from unetcli.report.sheet import SheetSample, draw_sheet
-from unetcli.sampling import Position, Sample, draw_sample, examples
+from unetcli.sample_table import describe, read_table, sample_name, table_of
+from unetcli.sampling import Example, Position, Sample, draw_sample, examples
 
 Block = NDArray[Any]
 PREVIEWS = 6
-GRID_SPACING = 4
-"""Pixels between the nodes of the grid that shows a deformation."""
+PREVIEW_PX = 512
+"""A larger sample is shown at fewer pixels than it has."""
+GRID_NODES = 256
+"""At most so many nodes along a side show a deformation: enough for smooth lines."""
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """The samples of a run: made when they are asked for, none is kept.
+
+    Parameters
+    ----------
+    numbers
+        Number k of each.
+    make
+        Returns sample k.
+    ndim
+        2: each is a plane; 3: each is a volume.
+    """
+
+    numbers: Sequence[int]
+    make: Callable[[int], Sample]
+    ndim: int
+
+    def __iter__(self) -> Iterator[tuple[int, Sample]]:
+        return ((k, self.make(k)) for k in self.numbers)
+
+    @property
+    def groups(self) -> list[str]:
+        """Group of each in the store; one alone is the store itself."""
+        return collection_groups(map(sample_name, self.numbers))
 
 
 def run(
@@ -40,6 +70,7 @@ def run(
     config: AugmentConfig,
     *,
     weights: Location | None = None,
+    parameters: Location | None = None,
     preview: Path | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -60,6 +91,8 @@ def run(
         Settings.
     weights
         Weight maps of the data set, to be warped along.
+    parameters
+        Table of an earlier run, its ``parameters.csv``: its samples are made again, and none is drawn.
     preview
         PNG with a sheet of the first samples and their deformed grids.
     dry_run
@@ -73,42 +106,115 @@ def run(
         What was written.
     """
     dataset = open_dataset(data)
-    ndim = config.ndim or dataset.ndim
     found = examples(dataset, weights)
-    planes = [(found[image.name], t, z) for image, t, z in dataset.planes(validation=False) if ndim == 2 or z == 0]
-    if not planes:
-        raise InputError(f"{data}: has no training images", fix="prepare it with another --split")
     if preview is not None and (preview.is_dir() or not os.access(preview.parent, os.W_OK)):
         raise InputError(
             f"--preview {preview}: can not be written; expected a file in a folder that is there",
             fix="--preview sheet.png",
         )
-    samples = [draw_sample(planes, config, config.seed, k, None, ndim) for k in range(config.samples)]
+    samples = _drawn(dataset, found, config) if parameters is None else _listed(parameters, found, config)
     if dry_run:
-        return {"out": str(out), "would_write": f"{len(samples)} samples of {len(planes)} training images"}
+        return {"out": str(out), **_planned(dataset, samples)}
     store = NewStore(
         out,
         stage="augment",
-        settings={**asdict(config), "ndim": ndim},
-        inputs={"data": data, "weights": weights},
+        settings={**asdict(config), "ndim": samples.ndim},
+        inputs={"data": data, "weights": weights, "parameters": parameters},
         overwrite=overwrite,
     )
     if not store.complete:
-        names = [f"sample_{k:05d}" for k in range(config.samples)]
-        groups = collection_groups(names)
-        works = [
-            w for group, sample in zip(groups, samples, strict=True) for w in _works(store, dataset, group, sample)
-        ]
+        works = _works(store, dataset, samples)
         map_tiles(lambda _, *blocks: blocks, works, store.ledger, read=_read, workers=workers, progress=progress)
-        write(out / "parameters.csv", _parameters(names, samples))
-        metadata = [_metadata(dataset, *parts) for parts in zip(groups, names, samples, strict=True)]
-        described = {**dataset.store.attributes["data"], "ndim": ndim, "validation": {}, "class_pixels": None}
-        store.finish(metadata, {"data": described})
+        write(out / "parameters.csv", table_of(samples))
+        described = {**dataset.store.attributes["data"], "ndim": samples.ndim, "validation": {}, "class_pixels": None}
+        groups = zip(samples.groups, samples, strict=True)
+        store.finish((_metadata(dataset, group, k, sample) for group, (k, sample) in groups), {"data": described})
     if preview is not None:
-        mean, std = dataset.normalization()
-        draw_sheet([_preview(k, sample, mean, std) for k, sample in enumerate(samples[:PREVIEWS])], preview)
-    summary = {"out": str(out), "already_done": store.complete, "samples": len(samples)}
+        written = open_store(out).images[:PREVIEWS]
+        pairs = zip(samples.numbers, written, strict=False)
+        draw_sheet([_preview(k, samples.make(k), image) for k, image in pairs], preview)
+    summary = {"out": str(out), "already_done": store.complete, "samples": len(samples.numbers)}
     return {**summary, **({"preview": str(preview)} if preview else {})}
+
+
+def _drawn(dataset: Dataset, found: Mapping[str, Example], config: AugmentConfig) -> Numbered:
+    """Return samples that are functions of the seed and their numbers."""
+    ndim = config.ndim or dataset.ndim
+    planes = [(found[image.name], t, z) for image, t, z in dataset.planes(validation=False) if ndim == 2 or z == 0]
+    if not planes:
+        raise InputError(f"{dataset.store.path}: has no training images", fix="prepare it with another --split")
+    return Numbered(
+        range(config.samples) if config.replay is None else [config.replay],
+        lambda k: draw_sample(planes, config, config.seed, k, config.patch_size, ndim),
+        ndim,
+    )
+
+
+def _listed(path: Location, found: Mapping[str, Example], config: AugmentConfig) -> Numbered:
+    """Return the samples of a table, or the one of them that is asked for."""
+    given = [f.name for f in fields(config) if getattr(config, f.name) != f.default and f.name != "replay"]
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ConfigError(f"{options}: does not go with --parameters, which says what was drawn", fix="leave it out")
+    table = read_table(path, found)
+    if config.replay is not None and config.replay not in table:
+        raise ConfigError(
+            f"--replay {config.replay}: {path} has no such sample; expected one of {min(table)} to {max(table)}"
+        )
+    ndim = 3 if any(sample.shape[0] > 1 for sample in table.values()) else 2
+    return Numbered(list(table) if config.replay is None else [config.replay], table.__getitem__, ndim)
+
+
+def _planned(dataset: Dataset, samples: Numbered) -> dict[str, Any]:
+    """Say what would be written, before compression."""
+    n_pixels = n_bytes = 0
+    images = set()
+    for _, sample in samples:
+        images.add(sample.example.name)
+        n_pixels += math.prod(sample.shape)
+        n_bytes += sum(math.prod(v.shape) * v.dtype.itemsize for v in _views(dataset, sample).values())
+    return {
+        "would_write": f"{len(samples.numbers)} samples of {len(images)} training images: {n_pixels / 1e6:.3g} "
+        f"megapixels, {n_bytes / 2**20:.3g} MiB before compression",
+        "samples": len(samples.numbers),
+        "pixels": n_pixels,
+        "bytes": n_bytes,
+    }
+
+
+def _works(store: NewStore, dataset: Dataset, samples: Numbered) -> LazyWorks:
+    """Return the tiles of all samples; image, labels and weights are rendered and written together."""
+    total = n_todo = 0
+    for group, (_, sample) in zip(samples.groups, samples, strict=True):
+        names = [_tile_name(group, index) for index in range(len(_grid(sample)))]
+        total += len(names)
+        n_todo += sum(name not in store.ledger for name in names)
+
+    def todo() -> Iterator[Work]:
+        for group, (_, sample) in zip(samples.groups, samples, strict=True):
+            tiles = [tile for tile in _grid(sample) if _tile_name(group, tile.index) not in store.ledger]
+            views = _views(dataset, sample) if tiles else {}
+            targets = tuple(
+                store.level(
+                    f"{group}/{place}".strip("/"), 0, v.axes, v.shape, v.dtype, is_label=place.startswith("labels")
+                )
+                for place, v in views.items()
+            )
+            for tile in tiles:
+                yield Work(_tile_name(group, tile.index), tile, tuple(views.values()), targets)
+
+    return LazyWorks(todo(), n_todo, total)
+
+
+def _tile_name(group: str, index: int) -> str:
+    return f"{group or 'image'}/{index}"
+
+
+def _grid(sample: Sample) -> TileGrid:
+    """Cut a sample to shards of its labels, which are no smaller than those of image and weights."""
+    shard = Layout.of((1, 1, *sample.shape)).shard
+    n_channels = sample.example.image.shape[1]
+    return TileGrid((1, n_channels, *sample.shape), (1, n_channels, *shard[2:]))
 
 
 @dataclass(frozen=True)
@@ -132,18 +238,6 @@ class DeformedView:
 
 def _read(source: Source, box: Box) -> Block:
     return source.read(box.clip(source.shape))  # labels have fewer channels than the image
-
-
-def _works(store: NewStore, dataset: Dataset, group: str, sample: Sample) -> Iterator[Work]:
-    """Yield the tiles of a sample; image, labels and weights are rendered and written together."""
-    views = _views(dataset, sample)
-    targets = [
-        store.level(f"{group}/{place}".strip("/"), 0, v.axes, v.shape, v.dtype, is_label=place.startswith("labels"))
-        for place, v in views.items()
-    ]
-    shape, truth = views[""].shape, targets[1]
-    for tile in TileGrid(shape, (1, shape[1], *truth.shard[2:])):
-        yield Work(f"{group or 'image'}/{tile.index}", tile, tuple(views.values()), tuple(targets))
 
 
 def _views(dataset: Dataset, sample: Sample) -> dict[str, DeformedView]:
@@ -190,7 +284,7 @@ def _to_dtype(values: Block, dtype: np.dtype[Any]) -> Block:
     return np.rint(values).clip(limits.min, limits.max).astype(dtype)
 
 
-def _metadata(dataset: Dataset, group: str, name: str, sample: Sample) -> ImageMetadata:
+def _metadata(dataset: Dataset, group: str, k: int, sample: Sample) -> ImageMetadata:
     classes = dict(enumerate(dataset.classes))
     views = _views(dataset, sample)
     named = {TRUTH: classes if dataset.label_kind == "classes" else {}, TARGET: classes}
@@ -200,36 +294,58 @@ def _metadata(dataset: Dataset, group: str, name: str, sample: Sample) -> ImageM
         if f"labels/{label}" in views
     )
     nested = (ImageMetadata(f"{group}/{WEIGHTS}".strip("/"), views[WEIGHTS].axes),) if WEIGHTS in views else ()
-    return ImageMetadata(group, views[""].axes, name, labels=labels, nested=nested)
+    stats = dataset.statistics
+    low, high = min(s["min"] for s in stats), max(s["max"] for s in stats)
+    return ImageMetadata(
+        group,
+        views[""].axes,
+        sample_name(k),
+        channels=sample.example.image.channels,
+        window=(low, max(high, low + 1)),
+        labels=labels,
+        nested=nested,
+    )
 
 
-def _parameters(names: Sequence[str], samples: Sequence[Sample]) -> str:
-    """Return the table of the parameters of each sample."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["sample", "image", "t", "z", "displacement_px", "matrix", "offset_px", "gray"])
-    for name, s in zip(names, samples, strict=True):
-        d = s.deformation
-        values = [json.dumps(np.asarray(v).tolist()) for v in (d.grid, d.matrix, d.offset)]
-        writer.writerow([name, s.example.name, s.t, s.origin[0], *values, json.dumps(asdict(s.gray))])
-    return text.getvalue()
+@dataclass(frozen=True)
+class Region(View):
+    """A part of one time point of a source, perhaps reaching past its edges: there it is mirrored."""
+
+    first: Shape
+    extent: Shape
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the part."""
+        return self.extent
+
+    def read(self, box: Box) -> Block:
+        """Return the pixels of a box of the part."""
+        return read_mirrored(self.source, box.relative_to(tuple(-a for a in self.first)))
 
 
-def _preview(k: int, sample: Sample, mean: Block, std: Block) -> SheetSample:
-    """Return the middle plane of a sample, its original, and which positions of that it shows."""
+def _preview(k: int, sample: Sample, written: Image) -> SheetSample:
+    """Return the middle plane of a sample as it was written, its original, and which positions of that it shows."""
     depth, height, width = sample.shape
     example, z = sample.example, depth // 2
-    start, stop = (z, 0, 0), (z + 1, height, width)
-    lattice = [np.array([z])]
-    lattice += [np.linspace(0, n - 1, max(2, n // GRID_SPACING)).round().astype(int) for n in (height, width)]
-    corner = (sample.t, 0, sample.origin[0] + z, *sample.origin[1:])
-    extent = (1, example.image.shape[1], 1, height, width)
-    plane = Box(corner, tuple(a + n for a, n in zip(corner, extent, strict=True)))
+    factor = max(1.0, max(height, width) / PREVIEW_PX)
+
+    def plane(source: Source, method: str | None = None) -> Block:
+        """Return (c, y, x) of the middle plane; of a large one, so many pixels as are shown."""
+        shown = resampled(source, (1, factor, factor), method)
+        return shown.read(Box.whole(shown.shape).replace(2, z, z + 1))[0, :, 0]
+
+    image = plane(written.level)
+    nodes = [np.array([z]), *(np.arange(0, n, math.ceil(n / GRID_NODES)) for n in (height, width))]
+    corner = (sample.t, 0, *sample.origin)
+    original = Region(example.image, corner, (1, example.image.shape[1], *sample.shape))
+    has_weights = (written.path / WEIGHTS).exists()
     return SheetSample(
-        name=f"{example.name}, sample {k}",
-        image=sample.image(start, stop, mean, std)[:, 0] * std[:, None, None] + mean[:, None, None],
-        labels=sample.labels(example.truth, start, stop)[0],
-        weights=sample.weights(example.weights, start, stop)[0] if example.weights else None,
-        grid=source_positions(sample.deformation, lattice)[1:, 0],
-        original=example.image.read(plane)[0, :, 0],
+        name=f"{sample_name(k)} of {example.name}" + (f", plane {z} of {depth}" if depth > 1 else ""),
+        details=describe(sample),
+        image=image,
+        labels=plane(written.labels(TRUTH), "nearest")[0],
+        weights=plane(open_store(written.path / WEIGHTS).images[0].level)[0] if has_weights else None,
+        grid=source_positions(sample.deformation, nodes)[1:, 0] / factor,
+        original=plane(original),
     )
