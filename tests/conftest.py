@@ -218,6 +218,8 @@ def small_tiles(monkeypatch):
     """Make shards so small that tiny images have many tiles."""
     monkeypatch.setattr("unetcli.image.new_store.SHARD", 32)
     monkeypatch.setattr("unetcli.image.new_store.CHUNK", 16)
+    monkeypatch.setattr("unetcli.image.new_store.DEEP_CHUNK", 8)
+    monkeypatch.setattr("unetcli.image.new_store.DEPTH", 4)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 from unetcli import config
 from unetcli.config import (
     PRESETS,
+    RECIPES,
     AugmentConfig,
     Config,
     DeformConfig,
@@ -70,10 +71,15 @@ def test_values_outside_the_range_are_refused(stage, field):
         assert str(value) in str(caught.value)
 
 
+NEEDS = {"background": {"recipe": "plugin"}}
+"""What a setting goes together with only."""
+
+
 @pytest.mark.parametrize(("stage", "field"), settings())
 def test_values_at_the_edges_are_taken(stage, field):
     for value in inside(field):
-        assert getattr(stage(**{field.name: value}), field.name) == value
+        given = {field.name: value, **NEEDS.get(field.name, {})}
+        assert getattr(stage(**given), field.name) == value
 
 
 @pytest.mark.parametrize(("stage", "field"), settings())
@@ -173,6 +179,34 @@ def test_an_unknown_preset_is_refused():
 def test_a_mistake_on_top_of_a_preset_is_refused():
     with pytest.raises(ConfigError, match="--steps 0"):
         with_preset("fast", steps=0)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes(name):
+    made = WeightsConfig(recipe=name)
+    assert {k: getattr(made, k) for k in RECIPES[name]} == RECIPES[name]
+    assert WeightsConfig(**dataclasses.asdict(made)) == made
+    assert WeightsConfig(recipe=name, sigma=3).sigma == 3
+
+
+def test_the_recipe_of_the_plugin_is_the_plugins():
+    plugin = WeightsConfig(recipe="plugin")
+    assert (plugin.background, plugin.sigma1, plugin.w0, plugin.sigma) == (0.1, 10, 50, 6)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"background": 0.2}, "--background 0.2: expected with --recipe plugin only"),
+        ({"sigma1": 3}, "--sigma1 3: expected with --recipe plugin only"),
+        ({"recipe": "plugin", "balance": "none"}, "--balance none: expected with --recipe paper only"),
+        ({"sampling": 0}, "--sampling 0: expected above 0, at most 1"),
+        ({"sampling": 1.5}, "--sampling 1.5: expected above 0, at most 1"),
+    ],
+)
+def test_settings_of_weights_that_can_not_be(given, said):
+    with pytest.raises(ConfigError, match=said):
+        WeightsConfig(**given)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from unetcli.demo import touching_cells, write_pictures
 
 EXPECTED = {
     "train.zarr", "weights.zarr", "augmented.zarr", "augmented.png", "run", "new.zarr", "mask.zarr", "p.zarr", "report",
-    "train_images", "train_labels", "new_images", "new_labels",
+    "weights.png", "train_images", "train_labels", "new_images", "new_labels",
 }  # fmt: skip
 
 

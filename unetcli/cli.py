@@ -131,15 +131,34 @@ def prep(
 
 
 @command(WeightsConfig, "weights")
-def weights(data: DataSet, out: Out, *, given: Mapping[str, Any], common: Common) -> dict[str, Any]:
+def weights(
+    data: DataSet,
+    out: Out,
+    objects: Annotated[
+        Path | None,
+        Option(
+            "--objects",
+            help="Object ids, where labels are classes: a prepared data set of the same images.",
+            **STORE,
+        ),
+    ] = None,
+    explain: Annotated[
+        Path | None,
+        Option("--explain", help="Also draw, to this PNG, how the weight of a pixel comes about.", **LOCAL),
+    ] = None,
+    *,
+    given: Mapping[str, Any],
+    common: Common,
+) -> dict[str, Any]:
     """Weight the pixels between touching objects, so that training keeps them apart.
 
-    [bold]Example[/bold]: unetcli weights train.zarr -o weights.zarr --sigma 5
+    [bold]Example[/bold]: unetcli weights train.zarr -o weights.zarr --explain weights.png
     """
+    config = WeightsConfig(**given)
     from unetcli.stages import weights as stage
 
     with _progress("weights", common) as progress:
-        return stage.run(data, out, WeightsConfig(**given), **_passed(common), progress=progress)
+        return stage.run(data, out, config, objects=objects, explain=explain, **_passed(common), progress=progress)
 
 
 @command(AugmentConfig, "augment")

@@ -76,6 +76,8 @@ def _range(rule: Mapping[str, Any]) -> str:
     low, above, high = rule["minimum"], rule["above"], rule["maximum"]
     if math.isfinite(low) and math.isfinite(high):
         return f"{low:g} to {high:g}"
+    if math.isfinite(above) and math.isfinite(high):
+        return f"above {above:g}, at most {high:g}"
     return (
         f"above {above:g}"
         if math.isfinite(above)
@@ -174,23 +176,71 @@ class PrepConfig(LabelConfig):
         return [*super().mistakes(), *(["--downsample and --target-pixel-size: expected one of them"] if two else [])]
 
 
-RECIPES = ("paper",)
+RECIPES: dict[str, dict[str, Any]] = {
+    # Eq. 2 of arXiv 1505.04597.
+    "paper": {"w0": 10.0, "sigma": 5.0, "balance": "inverse"},
+    # The authors' later tool for Fiji.
+    "plugin": {"w0": 50.0, "sigma": 6.0, "background": 0.1, "sigma1": 10.0},
+}
+"""Formulas of weights: the settings that each has, with its defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsConfig(Config):
-    """Settings of `weights`: w(x) = w_c(x) + w0 exp(-(d1(x) + d2(x))^2 / (2 sigma^2))."""
+    """Settings of `weights`; those that depend on the recipe are filled in from `RECIPES` where not given.
 
-    recipe: str = setting("paper", "Formula of the weights.", choices=RECIPES)
-    w0: float = setting(10.0, "Height of the border term; 0 leaves it out.", minimum=0)
-    sigma: float = setting(5.0, "Width of the border term, pixels (of x, where z differs).", above=0)
-    balance: str = setting("inverse", "Class weights w_c: inverse frequency, none, or a number for each class (1,2.5).")
+    ``paper``: w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2)), the second term on background. ``plugin``: on background
+    b + (1 - b) exp(-d1^2 / (2 sigma1^2)) + w0 exp(-(d1 + d2)^2 / (2 sigma^2)) with b the setting `background`, and 1
+    on objects.
+    """
+
+    recipe: str = setting("paper", "Formula of the weights.", choices=tuple(RECIPES))
+    w0: float = setting(None, "Height of the border term; 0 leaves it out. [default: 10, of the plugin 50]", minimum=0)
+    sigma: float = setting(
+        None, "Width of the border term, pixels (of x, where z differs). [default: 5, of the plugin 6]", above=0
+    )
+    balance: str | None = setting(
+        None, "Class weights w_c: inverse or median frequency, none, or a number for each class (1,2.5). [default: "
+        "inverse; the plugin has none]",
+    )  # fmt: skip
+    background: float | None = setting(
+        None, "Plugin only: weight of background far from objects (its lambda). [default: 0.1]", minimum=0, maximum=1
+    )
+    sigma1: float | None = setting(
+        None, "Plugin only: width of the surroundings of objects, whose weight nears 1, pixels. [default: 10]", above=0
+    )
+    inside: bool = setting(False, "Narrow borders also weigh on the pixels of objects, not on background alone.")
     border_width: int = setting(
         1, "Pixels of objects that touch another one turn to background, so deep from the contact.", minimum=0
+    )
+    ignore: str | None = setting(
+        None, "Label value, or name of the class, of pixels that count nowhere: weight 0, no object.", group="Labels"
+    )
+    relabel: bool = setting(
+        False, "Each connected part of an id is an object of its own: for ids that repeat.", group="Labels"
     )
     ndim: int | None = setting(
         None, "Distances in planes (2) or volumes (3). [default: as prepared]", minimum=2, maximum=3
     )
+    sampling: float | None = setting(
+        None, "Also write where to centre training patches: density 1 on objects, and this on background. "
+        "[default: anywhere]", above=0, maximum=1,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in RECIPES[self.recipe].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    def mistakes(self) -> list[str]:
+        """Refuse settings of another recipe."""
+        return [
+            f"--{name} {getattr(self, name)}: expected with --recipe {other} only"
+            for other, settings in RECIPES.items()
+            for name in settings
+            if name not in RECIPES.get(self.recipe, RECIPES[other]) and getattr(self, name) is not None
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -376,7 +426,7 @@ CONFIGS: dict[str, type[Config]] = {
 
 def default_settings(command: str) -> dict[str, Any]:
     """Return the defaults of a command; of an unknown one, nothing."""
-    return {f.name: f.default for f in dataclasses.fields(CONFIGS[command])} if command in CONFIGS else {}
+    return dataclasses.asdict(CONFIGS[command]()) if command in CONFIGS else {}
 
 
 def with_preset(preset: str, **given: Any) -> TrainConfig:  # noqa: ANN401 - any setting

@@ -89,8 +89,8 @@ def _steps(out: Path, again: dict[str, Any]) -> dict[str, dict[str, Call]]:
             f"prep {images} -o {new}": lambda: prep.run([images], new, PrepConfig(), **again),
         },
         "Narrow gaps between cells get a high weight": {
-            f"weights {data} --balance none -o {maps}": lambda: weights.run(
-                data, maps, WeightsConfig(balance="none"), **again
+            f"weights {data} --balance none -o {maps} --explain {out}/weights.png": lambda: weights.run(
+                data, maps, WeightsConfig(balance="none"), explain=out / "weights.png", **again
             ),
         },
         "What augmentation looks like": {

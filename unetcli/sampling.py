@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from unetcli.config import DeformConfig
 from unetcli.errors import InputError
-from unetcli.image.dataset import TARGET, TRUTH, WEIGHTS, Dataset
+from unetcli.image.dataset import SAMPLING, TARGET, TRUTH, WEIGHTS, Dataset
+from unetcli.image.density import Density
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.location import Location
 from unetcli.image.source import Source, read_mirrored
@@ -41,6 +42,8 @@ class Example:
         Class of each pixel to train on; `None`: from the truth.
     weights
         Weight map; `None`: every pixel counts the same.
+    density
+        Where regions are centred; `None`: they lie anywhere.
     """
 
     name: str
@@ -48,6 +51,18 @@ class Example:
     truth: Source
     target: Source | None = None
     weights: Source | None = None
+    density: Density | None = None
+
+    def share(self, t: int, z: int, ndim: int, *, whole: bool) -> float:
+        """Return how often a sample is of a plane, or volume: regions by its density if there is one, else by area."""
+        if self.density is None or whole:
+            return float(self.image.shape[3] * self.image.shape[4])
+        return self.density.total(self.planes(t, z, ndim))
+
+    def planes(self, t: int, z: int, ndim: int) -> slice:
+        """Return a plane (t, z), or all of the volume t, as planes counted through t and z."""
+        depth = self.image.shape[2]
+        return slice(t * depth + z, t * depth + z + 1) if ndim == 2 else slice(t * depth, (t + 1) * depth)
 
 
 def examples(dataset: Dataset, weights: Location | None) -> dict[str, Example]:
@@ -94,6 +109,9 @@ def _with_weights(example: Example, maps: Mapping[str, Image], path: Location, *
             f"{path}: weight map of {example.name} is {found}; expected {'x'.join(map(str, example.truth.shape))}",
             fix="make the weights again from this data set",
         )
+    if (image.path / SAMPLING).exists():
+        blocks = open_store(image.path / SAMPLING).images[0].level
+        example = replace(example, density=Density(blocks, example.truth.shape))
     return replace(example, target=image.labels(TARGET), weights=image.level)
 
 
@@ -215,7 +233,8 @@ def draw_sample(
     seed, k
         The sample is a function of these alone.
     size
-        Side of the region in pixels, at a random place; `None`: the whole plane or volume.
+        Side of the region in pixels, at a random place, or centred where there is density; `None`: the whole
+        plane or volume.
     ndim
         2 or 3.
 
@@ -224,7 +243,12 @@ def draw_sample(
     Sample
     """
     rng = np.random.default_rng([seed, k])
-    areas = np.array([e.image.shape[3] * e.image.shape[4] for e, _, _ in planes], dtype=float)
+    areas = np.array([e.share(t, z, ndim, whole=size is None) for e, t, z in planes], dtype=float)
+    if not areas.any():
+        raise InputError(
+            "the sampling map of the weights is 0 in all training images, because all their pixels are ignored",
+            fix="prepare the data set with another --split, or make the weights with another --ignore",
+        )
     example, t, z = planes[rng.choice(len(planes), p=areas / areas.sum())]
     _, _, depth, height, width = example.image.shape
     if ndim == 2:
@@ -232,9 +256,12 @@ def draw_sample(
     else:
         whole, first = (depth, height, width), 0
     shape = whole if size is None else ((1 if ndim == 2 else min(size, depth)), size, size)
+    centre: Sequence[int | None] = (None, None, None)
+    if example.density and size is not None:
+        centre = example.density.draw(rng, example.planes(t, z, ndim))
     if ndim == 3:
-        first = _place(rng, depth, shape[0])
-    y, x = (_place(rng, n, s) for n, s in zip(whole[1:], shape[1:], strict=True))
+        first = _place_around(rng, depth, shape[0], centre[0])
+    y, x = (_place_around(rng, *along) for along in zip(whole[1:], shape[1:], centre[1:], strict=True))
     deformation = random_deformation(
         rng,
         shape,
@@ -274,3 +301,10 @@ def _grown(start: Position, stop: Position, halo: Position) -> tuple[Position, P
 def _place(rng: np.random.Generator, n: int, size: int) -> int:
     """Choose the first pixel of a region of a size; one larger than the image lies around its middle."""
     return int(rng.integers(n - size + 1)) if n >= size else (n - size) // 2
+
+
+def _place_around(rng: np.random.Generator, n: int, size: int, centre: int | None) -> int:
+    """Choose the first pixel of a region within the image around a centre, if one is given."""
+    if centre is None or n < size:
+        return _place(rng, n, size)
+    return min(max(centre - size // 2, 0), n - size)

@@ -115,9 +115,23 @@ def test_layout(shape, chunk, shard):
     assert Layout.of(shape) == Layout(chunk, shard)
 
 
+@pytest.mark.parametrize(
+    ("shape", "chunk", "shard"),
+    [
+        ((1, 1, 1, 100, 5000), (1, 1, 1, 100, 256), (1, 1, 1, 100, 2048)),
+        ((1, 1, 128, 512, 512), (1, 1, 1, 256, 256), (1, 1, 64, 256, 256)),
+        ((1, 1, 5, 443, 512), (1, 1, 1, 256, 256), (1, 1, 5, 512, 512)),
+        ((2, 1, 31, 61, 57), (1, 1, 1, 61, 57), (1, 1, 31, 61, 57)),
+    ],
+)
+def test_deep_layout(shape, chunk, shard):
+    assert Layout.of(shape, deep=True) == Layout(chunk, shard)
+
+
+@pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("shape", [(3, 4, 20, 3000, 5000), (1, 1, 100, 30, 17), (1, 9, 5, 2049, 511)])
-def test_shards_are_made_of_whole_chunks_and_nest(shape):
-    layout, other = Layout.of(shape), Layout.of((shape[0], 1, *shape[2:]))
+def test_shards_are_made_of_whole_chunks_and_nest(shape, deep):
+    layout, other = Layout.of(shape, deep=deep), Layout.of((shape[0], 1, *shape[2:]), deep=deep)
     assert all(s % c == 0 for s, c in zip(layout.shard, layout.chunk, strict=True))
     assert all(
         max(a, b) % min(a, b) == 0

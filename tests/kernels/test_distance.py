@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.kernels import oracles
 from unetcli.kernels.distance import nearest_two
@@ -51,6 +53,50 @@ def test_one_object_has_no_second():
     d1, d2 = nearest_two(labels, reach=2)
     assert d1[0, 0].tolist() == [0, 1, 2, np.inf, np.inf]
     assert np.isinf(d2).all()
+
+
+SHAPES = st.one_of(
+    st.tuples(st.just(1), st.integers(1, 25), st.integers(1, 150)),
+    st.tuples(st.integers(2, 7), st.integers(1, 12), st.integers(1, 80)),
+)
+
+
+def draw_labels(seed, shape, density, n_ids):
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(shape) < density, rng.integers(1, n_ids + 1, shape), 0)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    shape=SHAPES,
+    density=st.sampled_from([0, 0.001, 0.01, 0.1, 0.5, 1]),
+    n_ids=st.sampled_from([1, 2, 3, 20]),
+    spacing=st.sampled_from(SPACINGS),
+    reach=st.sampled_from([0.0, 3.0, 20.0, np.inf]),
+)
+@settings(max_examples=200, deadline=None)
+def test_any_shape_equals_one_transform_per_object(seed, shape, density, n_ids, spacing, reach):
+    labels = draw_labels(seed, shape, density, n_ids)
+    found = nearest_two(labels, spacing=spacing, reach=reach)
+    np.testing.assert_allclose(found, oracles.nearest_two(labels, spacing, reach), rtol=5e-7)
+
+
+@given(seed=st.integers(0, 2**32), shape=SHAPES, spacing=st.sampled_from(SPACINGS))
+@settings(max_examples=50, deadline=None)
+def test_large_ids_change_no_byte(seed, shape, spacing):
+    """Ids above 2**24 are worked on in wider numbers."""
+    labels = draw_labels(seed, shape, 0.05, 9)
+    large = np.where(labels > 0, labels + (2**32 - 10), 0)
+    for a, b in zip(*(nearest_two(x, spacing=spacing, reach=20.0) for x in (labels, large)), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(1, 700, 3), (1, 3, 700), (700, 2, 2), (2, 700, 2)], ids=str)
+def test_distances_of_hundreds_of_pixels(shape):
+    labels = np.zeros(shape, np.uint8)
+    labels[0, 0, 0], labels[-1, -1, -1] = 1, 2
+    expected = oracles.nearest_two(labels, (1, 1, 1), np.inf)
+    np.testing.assert_allclose(nearest_two(labels, reach=np.inf), expected, rtol=2e-7)
 
 
 def test_ids_of_more_than_32_bits_stay_apart():

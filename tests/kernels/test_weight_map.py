@@ -2,9 +2,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.kernels import oracles
-from tests.kernels.test_distance import SPACINGS, random_labels
+from tests.kernels.test_distance import SHAPES, SPACINGS, draw_labels, random_labels
 from unetcli.errors import ConfigError
 from unetcli.kernels.weight_map import (
     EPSILON,
@@ -48,6 +50,30 @@ def test_terms_equal_the_equation(is_volume, spacing, borders):
         labels = random_labels(rng, is_volume=is_volume)
         actual = border_terms(labels, borders, spacing)
         np.testing.assert_allclose(actual, oracles.border_terms(labels, borders, spacing), rtol=1e-6, atol=EPSILON)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    shape=SHAPES,
+    density=st.sampled_from([0, 0.001, 0.01, 0.1, 0.5, 1]),
+    n_ids=st.sampled_from([1, 2, 3, 20]),
+    spacing=st.sampled_from(SPACINGS),
+    borders=st.sampled_from(list(BORDERS.values())),
+)
+@settings(max_examples=200, deadline=None)
+def test_any_shape_equals_the_equation(seed, shape, density, n_ids, spacing, borders):
+    labels = draw_labels(seed, shape, density, n_ids)
+    expected = oracles.border_terms(labels, borders, spacing)
+    np.testing.assert_allclose(border_terms(labels, borders, spacing), expected, rtol=2e-6, atol=EPSILON)
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 5), (1, 5, 0), (0, 3, 3), (1, 1, 1)], ids=str)
+def test_nothing_but_background_weighs_its_class(shape):
+    target = np.zeros(shape, np.uint8)
+    assert (
+        weight_map(target, target, Borders(), balance=np.array([0.7])).tolist()
+        == np.full(shape, np.float32(0.7)).tolist()
+    )
 
 
 def test_long_lines_with_empty_stretches():
@@ -106,10 +132,20 @@ def test_separation_border_equals_dilation_of_each_object(is_volume, width):
 
 
 def test_class_balance_gives_present_classes_the_same_share():
-    counts = np.array([600, 0, 30, 370])
+    counts = np.array([[500, 0, 0, 370], [100, 0, 30, 0]])
     balance = class_balance(counts, "inverse")
-    np.testing.assert_allclose(balance * counts, [1000 / 3, 0, 1000 / 3, 1000 / 3])
+    np.testing.assert_allclose(balance * counts.sum(axis=0), [1000 / 3, 0, 1000 / 3, 1000 / 3])
     assert class_balance(counts, "none").tolist() == [1, 1, 1, 1]
-    assert class_balance(np.zeros(2, int)).tolist() == [0, 0]
-    with pytest.raises(ConfigError, match="'median' is unknown"):
-        class_balance(counts, "median")
+    with pytest.raises(ConfigError, match="'mean' is unknown"):
+        class_balance(counts, "mean")
+
+
+@pytest.mark.parametrize("mode", ["inverse", "median"])
+def test_class_balance_of_nothing(mode):
+    assert class_balance(np.zeros((3, 2), int), mode).tolist() == [0, 0]
+
+
+def test_median_balance_looks_at_the_images_that_have_a_class():
+    counts = np.array([[90, 10, 0], [20, 0, 80], [50, 50, 0]])
+    frequency = np.array([160 / 300, 60 / 200, 80 / 100])
+    np.testing.assert_allclose(class_balance(counts, "median"), np.median(frequency) / frequency)

@@ -62,3 +62,12 @@ def test_large_logits_do_not_overflow():
     logits = torch.tensor([[[[1e4]], [[-1e4]]]])
     assert float(weighted_cross_entropy(logits, torch.tensor([[[1]]]), torch.ones(1, 1, 1))) == pytest.approx(2e4)
     assert float(weighted_cross_entropy(logits, torch.tensor([[[0]]]), torch.ones(1, 1, 1))) == 0
+
+
+def test_without_any_weight_there_is_nothing_to_learn():
+    logits, target, weights = (torch.tensor(a) for a in example((1, 4, 4), 2))
+    logits.requires_grad_()
+    loss = weighted_cross_entropy(logits, target, 0 * weights)
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()

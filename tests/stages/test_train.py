@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from tests.conftest import TINY, Stopped, cells, files_of, run_and_signal, stop_after
-from unetcli.config import PRESETS, PrepConfig, TrainConfig, with_preset
+from unetcli.config import PRESETS, PrepConfig, TrainConfig, WeightsConfig, with_preset
 from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError, UnetcliError
 from unetcli.image.dataset import open_dataset
 from unetcli.models.checkpoint import load_model, read_header
-from unetcli.stages import prep, train
+from unetcli.sampling import draw_sample, examples
+from unetcli.stages import prep, train, weights
 
 CONFIG = TrainConfig(**TINY)
 ON_DEVICE = replace(CONFIG, augment_on="device")
@@ -347,3 +348,55 @@ def test_presets_are_settings(name):
     config = with_preset(name, seed=3)
     assert config.seed == 3
     assert all(getattr(config, k) == v for k, v in PRESETS[name].items())
+
+
+def ignoring(folder, *, split=None):
+    """Return a data set of two images, with weights that ignore the whole of the first and a half of the other."""
+    labels = np.zeros((2, 64, 64), np.uint8)
+    labels[0], labels[1, :, 32:], labels[1, 8:24, 8:24] = 2, 2, 1
+    for name, array in (("image", labels), ("labels", labels)):
+        np.save(folder / f"{name}.npy", array)
+    config = PrepConfig(label_kind="classes", ndim=2, split=split)
+    prep.run([folder / "image.npy"], folder / "d", config, labels=[folder / "labels.npy"])
+    weights.run(folder / "d", folder / "w", WeightsConfig(ignore="2", sampling=0.5))
+    return folder / "d", folder / "w"
+
+
+def test_no_patch_is_centred_on_ignored_pixels(tmp_path):
+    data, maps = ignoring(tmp_path)
+    found = examples(open_dataset(data), maps)
+    (example,) = found.values()
+    for k in range(30):
+        sample = draw_sample([(example, 0, 0), (example, 0, 1)], CONFIG, 0, k, 1, 2)
+        assert sample.origin[0] == 1
+        assert sample.origin[2] < 32
+    train.run(data, tmp_path / "run", CONFIG, weights=maps, device="cpu")
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("split", "scored"), [("0", False), ("1", True)], ids=["all ignored", "half ignored"])
+def test_ignored_pixels_count_in_no_score(tmp_path, split, scored):
+    data, maps = ignoring(tmp_path, split=split)
+    if split == "1":  # all training pixels are ignored
+        with pytest.raises(InputError, match="sampling map of the weights is 0"):
+            train.run(data, tmp_path / "run", CONFIG, weights=maps, device="cpu")
+        weights.run(data, maps, WeightsConfig(ignore="2"), overwrite=True)
+        shutil.rmtree(tmp_path / "run")
+    train.run(data, tmp_path / "run", CONFIG, weights=maps, device="cpu")
+    rows = rows_of(tmp_path / "run")
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
+    assert all(("validation_iou" in row) == scored for row in rows)
+
+
+def test_scores_of_a_plane_leave_out_pixels_of_weight_0(tmp_path):
+    data, maps = ignoring(tmp_path, split="1")
+    dataset = open_dataset(data)
+    (example,) = examples(dataset, maps).values()
+    trainer = object.__new__(train.Trainer)
+    trainer.dataset = dataset
+    predicted = np.zeros((3, 64, 64))
+    predicted[1] = 1  # everywhere the class of the object
+    trainer._predict = lambda *_: predicted
+    ((loss, weight, wrong, both, either, n),) = trainer._score_plane((example, 0, 1))
+    assert (wrong, both, either, n) == (64 * 32 - 256, 256, 64 * 32, 64 * 32)
+    assert np.isfinite([loss, weight]).all()

@@ -1,13 +1,17 @@
 """Weight maps equal a slow oracle, whatever the tiling: one distance transform per object."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from tests.conftest import Stopped, assert_same_files, cells, count_calls, pixels, stop_after
+from tests.conftest import Stopped, assert_same_files, cells, count_calls, files_of, pixels, stop_after
 from unetcli.config import PrepConfig, WeightsConfig
 from unetcli.errors import ConfigError, InputError, UnetcliError
 from unetcli.image.store import open_store
+from unetcli.image.tiling import Box
+from unetcli.kernels.weight_map import class_balance
 from unetcli.stages import prep, weights
 
 
@@ -20,39 +24,52 @@ def separated(objects, width):
     return near
 
 
-def slow_weights(truth, kind, config, spacing):
-    """Return weights and target of one volume: components, cut, balance, one distance transform per object."""
-    objects = truth.astype(np.int64)
-    if kind == "classes":
-        objects, last = np.zeros(truth.shape, np.int64), 0
-        for c in range(1, truth.max() + 1):
-            found, n = ndimage.label(truth == c)
-            objects[found > 0] = found[found > 0] + last
-            last += n
-    target = (truth if kind == "classes" else truth > 0).astype(np.uint8)
+def parts_of(values):
+    """Return the connected parts of each value, numbered."""
+    objects, last = np.zeros(values.shape, np.int64), 0
+    for value in np.unique(values[values > 0]):
+        found, n = ndimage.label(values == value)
+        objects[found > 0] = found[found > 0] + last
+        last += n
+    return objects
+
+
+def slow_weights(truth, kind, config, spacing, ids=None):
+    """Return the target of one volume, and the gain of each pixel: one distance transform per object."""
+    classes = (truth if kind == "classes" else truth > 0).astype(np.uint8)
+    values = truth if ids is None else ids
+    objects = parts_of(values) if config.relabel or (ids is None and kind == "classes") else values.astype(np.int64)
+    ignored = truth == int(config.ignore) if config.ignore else np.zeros(truth.shape, bool)
+    classes = np.where(ignored, 0, classes)
+    objects = np.where(classes > 0, objects, 0)
     if config.border_width:
-        of_class = truth if kind == "classes" else truth > 0
-        parts = [np.where(of_class == c, objects, 0) for c in range(1, of_class.max() + 1)]
-        border = np.any([separated(part, config.border_width) for part in parts], axis=0)
-        target, objects = np.where(border, 0, target).astype(np.uint8), np.where(border, 0, objects)
-    distances = [
-        ndimage.distance_transform_edt(objects != i, sampling=spacing) for i in np.unique(objects[objects > 0])
-    ]
-    term = np.zeros(truth.shape)
-    if len(distances) > 1:
-        d1, d2 = np.sort(distances, axis=0)[:2]
-        term = np.where(objects == 0, config.w0 * np.exp(-((d1 + d2) ** 2) / (2 * config.sigma**2)), 0)
-    return term, target
+        parts = [np.where(classes == c, objects, 0) for c in range(1, classes.max() + 1)]
+        border = np.any([separated(part, config.border_width) for part in parts], axis=0) if parts else False
+        classes, objects = np.where(border, 0, classes), np.where(border, 0, objects)
+    found = [ndimage.distance_transform_edt(objects != i, sampling=spacing) for i in np.unique(objects[objects > 0])]
+    d1, d2 = np.sort([*found, np.full(truth.shape, np.inf), np.full(truth.shape, np.inf)], axis=0)[:2]
+    narrow = config.w0 * np.exp(-((d1 + d2) ** 2) / (2 * config.sigma**2))
+    is_background = classes == 0
+    gain = np.where(is_background | (config.inside & (objects > 0)), narrow, 0)
+    if config.recipe == "plugin":
+        surroundings = (1 - config.background) * np.exp(-(d1**2) / (2 * config.sigma1**2))
+        gain += np.where(is_background, surroundings, 0)
+    return gain, classes.astype(np.uint8), ignored
 
 
-def slow_map(truth, kind, config, *, ndim, spacing=(1, 1, 1), n_classes=2):
+def slow_map(truth, kind, config, *, ndim, spacing=(1, 1, 1), n_classes=2, ids=None):
     """Return weights and target of (z, y, x) labels: volume by volume, the balance over all of them."""
-    volumes = truth[:, None] if ndim == 2 else truth[None]
-    terms, targets = zip(*(slow_weights(v, kind, config, spacing) for v in volumes), strict=True)
-    term, target = np.concatenate(terms), np.concatenate(targets)
-    counts = np.bincount(target.ravel(), minlength=n_classes)
+    volumes, of_ids = (v if v is None else v[:, None] if ndim == 2 else v[None] for v in (truth, ids))
+    parts = [
+        slow_weights(v, kind, config, spacing, None if ids is None else i)
+        for v, i in zip(volumes, volumes if ids is None else of_ids, strict=True)
+    ]
+    gain, target, ignored = (np.concatenate(part) for part in zip(*parts, strict=True))
+    counts = np.bincount(target[~ignored], minlength=n_classes)
     balance = counts.sum() / ((counts > 0).sum() * np.maximum(counts, 1)) * (counts > 0)
-    return balance[target] + term, target
+    if config.recipe == "plugin":
+        balance = np.array([config.background] + [1] * (n_classes - 1))
+    return np.where(ignored, 0, balance[target] + gain), target
 
 
 def prepared(folder, image, labels, **config):
@@ -73,6 +90,22 @@ CASES = {
     "3D instances": ((5, 27, 33), {"label_kind": "instances", "ndim": 3}, {"sigma": 3.0}),
     "3D classes": ((5, 27, 33), {"label_kind": "classes", "ndim": 3}, {"sigma": 3.0}),
     "3D spacing": ((5, 27, 33), {"label_kind": "instances", "ndim": 3, "pixel_size": "2.5,1,1um"}, {"sigma": 3.0}),
+    "plugin": ((70, 85), {"label_kind": "instances"}, {"recipe": "plugin", "sigma": 4.0, "sigma1": 3.0}),
+    "plugin, classes": ((50, 61), {"label_kind": "classes"}, {"recipe": "plugin", "background": 0.25}),
+    "plugin, 3D spacing": (
+        (5, 27, 33),
+        {"label_kind": "instances", "ndim": 3, "pixel_size": "2.5,1,1um"},
+        {"recipe": "plugin", "sigma": 2.0, "sigma1": 2.0},
+    ),
+    "inside": ((50, 61), {"label_kind": "instances"}, {"inside": True}),
+    "inside, plugin, 3D": ((5, 27, 33), {"label_kind": "classes", "ndim": 3}, {"inside": True, "recipe": "plugin"}),
+    "an id ignored": ((50, 61), {"label_kind": "instances"}, {"ignore": "3"}),
+    "a class ignored": ((50, 61), {"label_kind": "classes"}, {"ignore": "2", "border_width": 2}),
+    "background ignored": ((50, 61), {"label_kind": "classes"}, {"ignore": "0"}),
+    "a class ignored, 3D": ((5, 27, 33), {"label_kind": "classes", "ndim": 3}, {"ignore": "1", "sigma": 3.0}),
+    "ids that repeat": ((50, 61), {"label_kind": "instances"}, {"relabel": True, "border_width": 2}),
+    "ids that repeat in planes": ((3, 40, 45), {"label_kind": "instances", "ndim": 2}, {"relabel": True}),
+    "ids that repeat, 3D": ((5, 27, 33), {"label_kind": "instances", "ndim": 3}, {"relabel": True, "sigma": 3.0}),
     "one row": ((1, 50), {"label_kind": "instances"}, {}),
     "3x5": ((3, 5), {"label_kind": "instances"}, {}),
 }
@@ -87,6 +120,8 @@ def test_equals_the_oracle(tmp_path, request, case, how):
     image, labels = cells(shape, 5, pitch=9)
     if preparation["label_kind"] == "classes":
         labels = np.where(labels == 0, 0, labels % 2 + 1)
+    if settings.get("relabel"):
+        labels = np.where(labels == 0, 0, labels % 3 + 1)
     if max(shape) <= 5:
         labels = np.array([[0, 0, 1, 1, 2]] * 3, np.uint16)
     data = prepared(tmp_path, image, labels, ngff="0.4" if how.endswith("0.4") else "0.5", **preparation)
@@ -100,6 +135,53 @@ def test_equals_the_oracle(tmp_path, request, case, how):
     expected, target = slow_map(volume, kind, config, ndim=ndim, spacing=spacing, n_classes=n_classes)
     np.testing.assert_array_equal(pixels(tmp_path / "w", label="target")[0, 0], target)
     np.testing.assert_allclose(pixels(tmp_path / "w")[0, 0], expected, rtol=1e-6, atol=2e-7)
+
+
+def prepared_twice(folder, shape, *, ndim=2):
+    """Prepare the same picture with classes, and with ids that are neither parts of them nor all within."""
+    image, ids = cells(shape, 5, pitch=9)
+    classes = np.where(ids == 0, 0, ids % 2 + 1)
+    classes[..., :8] = 2  # pixels of a class but of no object, and background within objects
+    classes[..., 20:24] = 0
+    sets = []
+    for kind, labels in (("classes", classes), ("instances", ids)):
+        (folder / kind).mkdir()
+        sets.append(prepared(folder / kind, image, labels.astype(np.uint16), label_kind=kind, ndim=ndim))
+    volume = (1,) * (3 - len(shape)) + shape
+    return *sets, classes.reshape(volume), ids.reshape(volume)
+
+
+@pytest.mark.parametrize("how", ["whole", "tiled"])
+@pytest.mark.parametrize(
+    ("shape", "settings"),
+    [((50, 61), {}), ((50, 61), {"recipe": "plugin", "inside": True}), ((50, 61), {"relabel": True}),
+     ((5, 27, 33), {"sigma": 3.0, "ignore": "class_1"})],
+    ids=["2D", "plugin", "relabel", "3D, ignore"],
+)  # fmt: skip
+def test_classes_with_object_ids_of_their_own(tmp_path, request, shape, settings, how):
+    if how == "tiled":
+        request.getfixturevalue("small_tiles")
+    data, objects, classes, ids = prepared_twice(tmp_path, shape, ndim=len(shape))
+    weights.run(data, tmp_path / "w", WeightsConfig(**settings), objects=objects)
+    oracle = WeightsConfig(**{**settings, **({"ignore": "1"} if "ignore" in settings else {})})
+    expected, target = slow_map(classes, "classes", oracle, ndim=len(shape), n_classes=3, ids=ids)
+    np.testing.assert_array_equal(pixels(tmp_path / "w", label="target")[0, 0], target)
+    np.testing.assert_allclose(pixels(tmp_path / "w")[0, 0], expected, rtol=1e-6, atol=2e-7)
+
+
+def test_objects_that_do_not_fit(tmp_path, instances, classes):
+    data, objects, _, _ = prepared_twice(tmp_path, (50, 61))
+    for given, other, said in (
+        (objects, data, "its labels are instances; expected classes"),
+        (data, data, "--objects .*: its labels are classes; expected ids"),
+        (data, instances, "object ids of image are none; expected 1x1x1x50x61"),
+    ):
+        with pytest.raises(InputError, match=said):
+            weights.run(given, tmp_path / "w", WeightsConfig(), objects=other)
+    assert not (tmp_path / "w").exists()
+    weights.run(classes, tmp_path / "w", WeightsConfig(), objects=instances)
+    with pytest.raises(ConfigError, match="was made with other inputs"):
+        weights.run(classes, tmp_path / "w", WeightsConfig())
 
 
 @pytest.mark.parametrize("kind", ["instances", "classes"])
@@ -151,6 +233,97 @@ def test_inverse_balance_is_that_of_the_whole_data_set(instances, weight_maps):
     np.testing.assert_allclose(found, target.size / (2 * np.bincount(target)))
 
 
+def test_median_balance_counts_image_by_image(instances, tmp_path):
+    names = [image.name for image in open_store(instances).images]
+    weights.run(instances, tmp_path / "w", WeightsConfig(balance="median"))
+    counts = [np.bincount(pixels(tmp_path / "w", n, "target").ravel()) for n in names]
+    found = open_store(tmp_path / "w").attributes["weights"]["balance"]
+    np.testing.assert_allclose(found, class_balance(np.array(counts), "median"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "ignore", "said"),
+    [
+        ("classes", "3", "--ignore 3: expected the number or name of a class: 0 background, 1 foreground"),
+        ("classes", "cell", "--ignore cell: expected the number or name"),
+        ("instances", "0", "--ignore 0: expected an object id"),
+        ("instances", "object", "--ignore object: expected an object id"),
+    ],
+)
+def test_ignored_values_that_can_not_be(request, tmp_path, kind, ignore, said):
+    with pytest.raises(ConfigError, match=said):
+        weights.run(request.getfixturevalue(kind), tmp_path / "w", WeightsConfig(ignore=ignore))
+    assert not list(tmp_path.iterdir())
+
+
+def test_everything_ignored(tmp_path):
+    labels = np.zeros((20, 30), np.uint8)
+    labels[5:8, 5:9] = 1
+    data = prepared(tmp_path, labels, labels, label_kind="instances")
+    truth = replace(open_store(data).images[0].labels("truth"), writable=True)
+    truth.write(Box.whole(truth.shape), np.ones(truth.shape, np.uint32))
+    with pytest.raises(InputError, match="--ignore 1: all pixels"):
+        weights.run(data, tmp_path / "w", WeightsConfig(ignore="1"))
+
+
+@pytest.mark.parametrize("recipe", ["paper", "plugin"])
+@pytest.mark.parametrize("ignore", ["1", None], ids=["no object", "one object"])
+def test_no_second_object(tmp_path, recipe, ignore):
+    labels = np.zeros((20, 30), np.uint8)
+    labels[5:8, 5:9] = 1
+    data = prepared(tmp_path, labels, labels, label_kind="instances")
+    config = WeightsConfig(recipe=recipe, sampling=0.5, ignore=ignore)
+    weights.run(data, tmp_path / "w", config, explain=tmp_path / "e.png")
+    expected, _ = slow_map(labels[None], "instances", config, ndim=2)
+    np.testing.assert_allclose(pixels(tmp_path / "w")[0, 0], expected, rtol=1e-6, atol=2e-7)
+
+
+SAMPLED = {
+    "2D": ((70, 85), {"label_kind": "instances"}, {}),
+    "2D ignore": ((70, 85), {"label_kind": "classes"}, {"ignore": "1"}),
+    "planes": ((3, 40, 45), {"label_kind": "instances", "ndim": 2}, {}),
+    "3D": ((5, 33, 27), {"label_kind": "instances", "ndim": 3}, {"ignore": "2"}),
+}
+
+
+@pytest.mark.parametrize("tile", [2048, 32, 24])
+@pytest.mark.parametrize("case", SAMPLED)
+def test_sampling_map(tmp_path, monkeypatch, case, tile):
+    monkeypatch.setattr("unetcli.image.new_store.SHARD", tile)
+    monkeypatch.setattr("unetcli.image.new_store.CHUNK", tile // 2)
+    shape, preparation, settings = SAMPLED[case]
+    image, labels = cells(shape, 5, pitch=9)
+    labels = labels if preparation["label_kind"] == "instances" else np.where(labels == 0, 0, labels % 2 + 1)
+    data = prepared(tmp_path, image, labels, pixel_size="0.5um", **preparation)
+    weights.run(data, tmp_path / "w", WeightsConfig(sampling=0.3, balance="none", **settings))
+    target, w = (pixels(tmp_path / "w", label=label)[0, 0] for label in ("target", None))
+    density = np.where(w == 0, 0, np.where(target > 0, 1, 0.3))
+    sampling = open_store(tmp_path / "w" / "sampling").images[0]
+    found = sampling.level.read(Box.whole(sampling.level.shape))[0, 0]
+    assert found.shape == (density.shape[0], *(-(-n // 32) for n in density.shape[1:]))
+    for z, y, x in np.ndindex(found.shape):
+        part = density[z, 32 * y : 32 * y + 32, 32 * x : 32 * x + 32]
+        assert found[z, y, x] == pytest.approx(part.mean())
+    assert [sampling.axes.scale_of(a) for a in "yx"] == [16, 16]
+    assert sampling.level.dtype == np.float32
+
+
+def test_explain_on_a_store_that_is_complete_changes_nothing(classes, tmp_path):
+    weights.run(classes, tmp_path / "w", WeightsConfig(), explain=tmp_path / "a.png")
+    before = files_of(tmp_path / "w")
+    result = weights.run(classes, tmp_path / "w", WeightsConfig(), explain=tmp_path / "b.png")
+    assert result["already_done"]
+    assert result["explained"] == str(tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert files_of(tmp_path / "w") == before
+
+
+def test_explain_where_nothing_can_be_written(instances, tmp_path):
+    with pytest.raises(InputError, match=r"--explain .*: can not be written"):
+        weights.run(instances, tmp_path / "w", WeightsConfig(), explain=tmp_path / "no" / "a.png")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("balance", ["1", "1,2,3", "a,b", "-1,2", "nan,1", "0,0", ""])
 def test_balance_that_makes_no_sense_is_refused_before_anything_is_written(instances, tmp_path, balance):
     with pytest.raises(ConfigError, match="--balance"):
@@ -169,14 +342,15 @@ def test_without_labels(folders, tmp_path):
 def test_stopped_anywhere_and_called_again_ends_in_the_same_bytes(request, tmp_path, small_tiles, kind):
     image, labels = cells((60, 70), 2, pitch=12)
     data = prepared(tmp_path, image, np.minimum(labels, 1) if kind == "classes" else labels, label_kind=kind)
-    calls = count_calls(lambda p: weights.run(data, tmp_path / "whole", WeightsConfig(), progress=p))
+    config = WeightsConfig(relabel=True, recipe="plugin", sampling=0.2, ignore="1" if kind == "instances" else None)
+    calls = count_calls(lambda p: weights.run(data, tmp_path / "whole", config, progress=p))
     for after in range(0, calls, max(1, calls // 5)):
         out = tmp_path / f"stopped_{after}"
         with pytest.raises(Stopped):
-            weights.run(data, out, WeightsConfig(), progress=stop_after(after))
+            weights.run(data, out, config, progress=stop_after(after))
         with pytest.raises(InputError, match="not complete"):
             open_store(out)
-        weights.run(data, out, WeightsConfig())
+        weights.run(data, out, config)
         assert_same_files(out, tmp_path / "whole")
 
 

@@ -22,6 +22,8 @@ TARGET = "target"
 """Name of the label image in a weights store that holds the class to train each pixel on."""
 WEIGHTS = "weights"
 """Group of an augmented image that holds its weight map."""
+SAMPLING = "sampling"
+"""Group of an image in a weights store that says where training patches are centred: see `density`."""
 
 
 @dataclass(frozen=True)

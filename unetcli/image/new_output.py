@@ -6,10 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from unetcli.errors import ConfigError, InputError
-from unetcli.image.axes import Axes
 from unetcli.image.ledger import PLAN, Ledger, ledger_path
 from unetcli.image.location import Location, empty, local_path
 from unetcli.image.new_store import NewStore
@@ -17,7 +14,6 @@ from unetcli.image.ngff import ImageMetadata
 from unetcli.image.ome_tiff import PIXEL_TYPES, write_ome_tiff, written_attributes
 from unetcli.image.store import Level
 from unetcli.image.streaming import Progress, silent
-from unetcli.image.tiling import Shape
 
 
 def is_tiff_name(path: Location) -> bool:
@@ -130,11 +126,9 @@ class NewTiff(NewStore):
     def _pixels(self) -> Location:
         return self.ledger.scratch("pixels")
 
-    def level(
-        self, group: str, level: int, axes: Axes, shape: Shape, dtype: np.dtype[Any] | str, *, is_label: bool = False
-    ) -> Level:
+    def level(self, group: str, level: int, *args: Any, **options: Any) -> Level:  # noqa: ANN401 - as NewStore takes them
         """Create one level of the image."""
-        self._levels[level] = super().level(group, level, axes, shape, dtype, is_label=is_label)
+        self._levels[level] = super().level(group, level, *args, **options)
         return self._levels[level]
 
     def finish(self, images: Iterable[ImageMetadata], attributes: Mapping[str, Any]) -> None:

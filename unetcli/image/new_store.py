@@ -31,6 +31,7 @@ from unetcli.image.tiling import Shape
 FORMAT = 1
 CHUNK = 512
 SHARD = 2048
+DEEP_CHUNK, DEPTH = 256, 64
 TOGETHER = 4
 """Up to so many channels share a chunk: they are always read together."""
 
@@ -43,15 +44,25 @@ class Layout:
     shard: Shape
 
     @classmethod
-    def of(cls, shape: Shape) -> Layout:
-        """Choose chunks of 512 and shards of 2048 squared pixels; small planes share a shard."""
+    def of(cls, shape: Shape, *, deep: bool = False) -> Layout:
+        """Choose chunks of 512 and shards of 2048 squared pixels; small planes share a shard.
+
+        With `deep`, for work with a halo in all three dimensions: chunks of 256 squared pixels, and shards
+        of up to 64 planes and as many pixels as else.
+        """
         _, c, z, y, x = shape
-        cy, cx = min(CHUNK, y), min(CHUNK, x)
-        sy, sx = (chunk * math.ceil(min(SHARD, n) / chunk) for chunk, n in ((cy, y), (cx, x)))
         cc = c if c <= TOGETHER else 1
-        planes = max(1, SHARD * SHARD // (sy * sx * cc))
-        sz = min(z, 2 ** (planes.bit_length() - 1))  # powers of two, so that shards of any two arrays nest
+        budget = SHARD * SHARD // cc
+        chunk, side = (DEEP_CHUNK, _power_of_two(math.isqrt(budget // min(z, DEPTH)))) if deep else (CHUNK, SHARD)
+        cy, cx = min(chunk, y), min(chunk, x)
+        sy, sx = (c * math.ceil(min(side, n) / c) for c, n in ((cy, y), (cx, x)))
+        sz = min(z, DEPTH) if deep else min(z, _power_of_two(budget // (sy * sx)))
         return cls((1, cc, 1, cy, cx), (1, cc, sz, sy, sx))
+
+
+def _power_of_two(n: int) -> int:
+    """Return the largest power of two up to `n`, so that shards of any two arrays nest; at least 1."""
+    return int(2 ** (max(n, 1).bit_length() - 1))
 
 
 def create_level(
@@ -61,11 +72,12 @@ def create_level(
     dtype: np.dtype[Any] | str,
     *,
     is_label: bool = False,
+    deep: bool = False,
     zarr_format: int = 3,
 ) -> Level:
     """Create an array, or open it where it was created before; labels are worth a slower compression."""
     if not any((path / name).is_file() for name in ("zarr.json", ".zarray")):
-        layout = Layout.of(shape)
+        layout = Layout.of(shape, deep=deep)
         effort = 3 if is_label else 1
         compressor: Any = ZstdCodec(level=effort, checksum=True)
         sharded: dict[str, Any] = {"shards": axes.keep(layout.shard), "dimension_names": list(axes.names)}
@@ -189,11 +201,19 @@ class NewStore:
         return self.path
 
     def level(
-        self, group: str, level: int, axes: Axes, shape: Shape, dtype: np.dtype[Any] | str, *, is_label: bool = False
+        self,
+        group: str,
+        level: int,
+        axes: Axes,
+        shape: Shape,
+        dtype: np.dtype[Any] | str,
+        *,
+        is_label: bool = False,
+        deep: bool = False,
     ) -> Level:
         """Create one array of an image, ``group/level``; an empty `group` is the store itself."""
         path = self._pixels / group / str(level)
-        return create_level(path, axes, shape, dtype, is_label=is_label, zarr_format=self.zarr_format)
+        return create_level(path, axes, shape, dtype, is_label=is_label, deep=deep, zarr_format=self.zarr_format)
 
     def finish(self, images: Iterable[ImageMetadata], attributes: Mapping[str, Any]) -> None:
         """Write all metadata, the root's last, and forget the ledger.

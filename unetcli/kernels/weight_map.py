@@ -6,10 +6,21 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from unetcli.errors import ConfigError
-from unetcli.kernels.distance import nearest_two
+from unetcli.kernels.distance import (
+    BLOCK,
+    empty_line,
+    empty_sites,
+    lay_out,
+    look_around,
+    sites_of_line,
+    sites_of_row,
+    start_sweeps,
+    take_up,
+)
 
 EPSILON = 2.0**-25
 """Border terms below it are 0: added to a weight of 1 they are lost in the rounding to float32."""
@@ -110,14 +121,17 @@ def weight_map(
     ``ceil(borders.reach / spacing)`` pixels; then any tile gives the bytes of the whole image.
     """
     balance = np.ascontiguousarray(balance, dtype=np.float64)
-    d1, d2 = nearest_two(objects, spacing=spacing, reach=borders.reach)
-    is_background, total = objects == 0, d1.astype(float) + d2
-    weights = balance[target]
-    narrow = (is_background | borders.inside) & (total <= border_reach(borders.w0, borders.sigma))
-    weights[narrow] += borders.w0 * np.exp(-(total[narrow] ** 2) / (2 * borders.sigma**2))
-    near = is_background & (d1 <= border_reach(borders.w1, borders.sigma1))
-    weights[near] += borders.w1 * np.exp(-(d1[near].astype(float) ** 2) / (2 * borders.sigma1**2))
-    return weights.astype(np.float32)
+    weights = np.empty(target.shape, np.float32)
+    _look_up(balance, np.ascontiguousarray(target).reshape(-1), weights.reshape(-1))
+    narrow, near = (
+        (float(height), float(sigma), border_reach(height, sigma))
+        for height, sigma in ((borders.w0, borders.sigma), (borders.w1, borders.sigma1))
+    )
+    if _has_objects(np.ascontiguousarray(objects).reshape(-1), 1 if near[2] > 0 else 2) and borders.reach > 0:
+        lines, passes = lay_out(objects, spacing, borders.reach)
+        classes, out = np.ascontiguousarray(target).reshape(lines.shape), weights.reshape(lines.shape)
+        _add_borders(lines, passes, narrow, near, borders.inside, balance, classes, out)
+    return weights
 
 
 def separation_border(labels: NDArray[np.integer], *, width: int = 1) -> NDArray[np.bool_]:
@@ -166,33 +180,52 @@ def class_balance(counts: NDArray[np.integer], mode: str = "inverse") -> NDArray
 
     Parameters
     ----------
-    counts : (n_classes,) int
-        Pixels of each class in all images.
+    counts : (n_images, n_classes) int
+        Pixels of each class in each image.
     mode
-        ``"inverse"``: by inverse frequency; ``"none"``: all classes 1.
+        ``"inverse"``: by inverse frequency; ``"median"``: by median frequency; ``"none"``: all classes 1.
 
     Returns
     -------
     (n_classes,) float64
+        0 for a class without pixels.
 
     Notes
     -----
-    ``w_c = N / (K * n_c)`` for the K classes that occur, N pixels together; 0 for a class without pixels.
-    The mean weight of a pixel is 1, so that a learning rate keeps its meaning.
+    ``inverse``: ``w_c = N / (K * n_c)`` for the K classes that occur, N pixels together: the mean weight of a
+    pixel is 1, so that a learning rate keeps its meaning, and the weights of each class add up to the same.
+    ``median`` [1]_: ``w_c = median(f) / f_c`` with ``f_c``, the pixels of class c over all pixels of the images in
+    which it occurs: the class of median frequency has weight 1, and one that is frequent in the few images that
+    have it is not taken for rare.
+
+    References
+    ----------
+    .. [1] Eigen, Fergus, "Predicting depth, surface normals and semantic labels with a common multi-scale
+       convolutional architecture", ICCV 2015. arXiv:1411.4734
 
     Examples
     --------
-    >>> class_balance(np.array([6, 2, 0])).tolist()
+    >>> class_balance(np.array([[6, 2, 0]])).tolist()
     [0.6666666666666666, 2.0, 0.0]
+    >>> class_balance(np.array([[6, 2, 0], [8, 0, 0]]), "median").tolist()
+    [0.6428571428571429, 2.25, 0.0]
     """
     counts = np.asarray(counts, dtype=np.float64)
+    pixels = counts.sum(axis=0)
     if mode == "none":
-        return np.ones(counts.shape)
-    if mode != "inverse":
-        raise ConfigError(f"class balance {mode!r} is unknown", fix='use "inverse" or "none"')
-    is_present = counts > 0
-    total = counts.sum() / max(is_present.sum(), 1)
-    return np.divide(total, counts, out=np.zeros(counts.shape), where=is_present)
+        return np.ones(pixels.shape)
+    if mode not in ("inverse", "median"):
+        raise ConfigError(f"class balance {mode!r} is unknown", fix='use "inverse", "median" or "none"')
+    present = pixels > 0
+    balance = np.zeros(pixels.shape)
+    if not present.any():
+        return balance
+    if mode == "inverse":
+        balance[present] = pixels.sum() / present.sum() / pixels[present]
+    else:
+        frequency = pixels[present] / ((counts > 0) * counts.sum(axis=1, keepdims=True)).sum(axis=0)[present]
+        balance[present] = np.median(frequency) / frequency
+    return balance
 
 
 def _with_neighbours(extreme: np.ufunc, values: NDArray[np.integer], axis: int) -> NDArray[np.integer]:
@@ -203,3 +236,112 @@ def _with_neighbours(extreme: np.ufunc, values: NDArray[np.integer], axis: int) 
     extreme(result[tuple(after)], values[tuple(before)], out=result[tuple(after)])
     extreme(result[tuple(before)], values[tuple(after)], out=result[tuple(before)])
     return result
+
+
+@njit(nogil=True, cache=True)
+def _look_up(balance, classes, out):
+    """Write the weight of each pixel's class."""
+    for p in range(classes.size):
+        out[p] = balance[classes[p]]
+
+
+@njit(nogil=True, cache=True)
+def _has_objects(labels, n):
+    """Tell whether there are `n` objects, 1 or 2; quick on images that have them."""
+    seen = labels.dtype.type(0)
+    for label in labels:
+        if label != 0 and label != seen:
+            if seen != 0 or n == 1:
+                return True
+            seen = label
+    return False
+
+
+@njit(nogil=True, cache=True)
+def _add_borders(lines, passes, narrow, near, inside, balance, classes, out):
+    """Write ``balance + terms`` to the pixels of `out` that have a term; of each: height, width, reach."""
+    n, n_x = lines.shape[0], lines.shape[1] // passes.n_middle
+    limit = max(narrow[2] / 2, near[2]) ** 2  # where d1 <= d2 is more, no term is left
+    sweeps, plane = start_sweeps(lines, passes), empty_sites(n_x, passes)
+    line, is_worth = empty_line(plane), np.empty(-(-n_x // BLOCK), np.bool_)
+    best = line[2]
+    for i in range(n - 1, -1, -1):
+        sites_of_row(lines, i, sweeps, passes, plane)
+        for m in range(passes.n_middle):
+            squares, ids, first = sites_of_line(plane, m, n_x, passes, line)
+            _find_blocks(squares, ids, first, passes, limit, 1 if near[2] > 0 else 2, is_worth)
+            for x in range(0, n_x, BLOCK):
+                here = slice(m * n_x + x, m * n_x + min(n_x, x + BLOCK))
+                if is_worth[x // BLOCK] and (inside or not lines[i, here].all()):
+                    take_up(squares, ids, first + x, best)
+                    _leave_out(lines[i, here], inside, best)
+                    look_around(squares, ids, first + x, 1, passes.spacing[2], passes.n_steps[2], limit, best)
+                    _weigh(lines[i, here], narrow, near, inside, limit, best, balance, classes[i, here], out[i, here])
+
+
+@njit(nogil=True, cache=True)
+def _leave_out(objects, inside, best):
+    """Leave out the pixels of a block that get no term: those of objects, those past the end of the line."""
+    for j in range(objects.size):
+        best[2 * BLOCK + j] = best[2 * BLOCK + j] if inside or objects[j] == 0 else 0
+    best[2 * BLOCK + objects.size : 3 * BLOCK] = 0
+
+
+@njit(nogil=True, cache=True)
+def _weigh(objects, narrow, near, inside, limit, best, balance, classes, out):
+    """Write the weights of the pixels of a block that have a term."""
+    (w0, sigma, reach), (w1, sigma1, reach1) = narrow, near
+    for j in range(objects.size):
+        square1, square2 = np.float64(best[j]), np.float64(best[2 * BLOCK + j])
+        if square1 > limit or (objects[j] != 0 and not inside):
+            continue
+        total = square1 + square2 + 2 * np.sqrt(square1 * square2)  # (d1 + d2)**2, with one root in place of two
+        is_narrow, is_near = total <= reach**2, square1 <= reach1**2 and objects[j] == 0
+        if is_narrow or is_near:
+            border = w0 * np.exp(-total / (2 * sigma**2)) if is_narrow else 0.0
+            border += w1 * np.exp(-square1 / (2 * sigma1**2)) if is_near else 0.0
+            out[j] = balance[classes[j]] + border
+
+
+@njit(nogil=True, cache=True)
+def _find_blocks(squares, ids, first, passes, limit, n_objects, is_worth):
+    """Mark the blocks of a line that have so many objects within reach, one of them within the limit."""
+    # Numbers that are not negative are ordered as their bits, whose extremes vector instructions find.
+    bits, near_bits = ids.view(passes.keys.dtype), squares.view(passes.keys.dtype)
+    bits_of_limit = np.array([limit], squares.dtype).view(passes.keys.dtype)[0]
+    n_blocks, one = is_worth.size, passes.keys.dtype.type(1)
+    smallest, largest = np.empty(n_blocks, bits.dtype), np.empty(n_blocks, bits.dtype)
+    nearest = np.empty(n_blocks, bits.dtype)
+    for b in range(n_blocks):
+        here = slice(first + b * BLOCK, first + (b + 1) * BLOCK)
+        smallest1, largest1 = _extremes(bits[0, here])
+        smallest2, largest2 = _extremes(bits[1, here])
+        smallest[b], largest[b] = min(smallest1, smallest2), max(largest1, largest2)
+        nearest[b] = _minimum(near_bits[0, here])
+    n_around = -(-passes.n_steps[2] // BLOCK)
+    for b in range(n_blocks):
+        low, high, closest = smallest[b], largest[b], nearest[b]
+        for c in range(max(b - n_around, 0), min(b + n_around + 1, n_blocks)):
+            low, high, closest = min(low, smallest[c]), max(high, largest[c]), min(closest, nearest[c])
+        is_worth[b] = closest <= bits_of_limit and (low + one < high or n_objects == 1)
+
+
+@njit(nogil=True, cache=True)
+def _minimum(values):
+    smallest = values[0]
+    for p in range(values.size):
+        smallest = values[p] if values[p] < smallest else smallest
+    return smallest
+
+
+@njit(nogil=True, cache=True)
+def _extremes(values):
+    """Return the smallest value that is not 0, less 1, and the largest; less 1, 0 is the largest of all."""
+    type_ = values.dtype.type
+    below, largest = type_(values[0] - type_(1)), values[0]
+    for p in range(values.size):
+        less_one = type_(values[p] - type_(1))
+        below = less_one if less_one < below else below
+    for p in range(values.size):
+        largest = values[p] if values[p] > largest else largest
+    return below, largest

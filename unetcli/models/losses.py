@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
@@ -16,7 +17,7 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> T
     target : (n, [z,] y, x) int64
         Class of each pixel.
     weights : (n, [z,] y, x) float
-        Weight map, >= 0, not all 0.
+        Weight map, >= 0; where all are 0, the loss is 0.
 
     Returns
     -------
@@ -31,4 +32,5 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> T
     ----------
     .. [1] Ronneberger, Fischer, Brox, "U-Net", MICCAI 2015. arXiv:1505.04597
     """
-    return (F.cross_entropy(logits, target, reduction="none") * weights).sum() / weights.sum()
+    total = weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+    return (F.cross_entropy(logits, target, reduction="none") * weights).sum() / total

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unetcli.atomic import write_atomically
+from unetcli.errors import InputError
 from unetcli.report.pictures import FAINT, GRAY, INK
 
 if TYPE_CHECKING:
@@ -71,3 +72,12 @@ def save_png(figure: Figure, path: Path) -> None:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
     write_atomically(path, stream.getvalue())
+
+
+def require_picture(option: str, path: Path) -> None:
+    """Raise an `InputError` if a picture can not be written to a path, before anything is computed for it."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(
+            f"{option} {path}: can not be written; expected a file in a folder that is there",
+            fix=f"{option} picture.png",
+        )

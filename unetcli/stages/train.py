@@ -327,11 +327,12 @@ class Trainer:
                 total = np.sum([t for plane in planes for t in self._score_plane(plane)], axis=0)
             self.network.train()
             loss, weight, wrong, both, either, pixels = total
-            row |= {
-                "validation_loss": float(loss / weight),
-                "validation_pixel_error": float(wrong / pixels),
-                "validation_iou": float(both / either) if either else 1.0,
-            }
+            if pixels:  # else all are ignored
+                row |= {
+                    "validation_loss": float(loss / weight),
+                    "validation_pixel_error": float(wrong / pixels),
+                    "validation_iou": float(both / either) if either else 1.0,
+                }
         self.rows.append(row)
         _write_rows(out / "metrics.csv", self.rows)
 
@@ -343,7 +344,10 @@ class Trainer:
         _write_rows(out / "timing.csv", self.timing)
 
     def _score_plane(self, plane: Plane) -> Iterator[NDArray[np.float64]]:
-        """Yield weighted loss, weight, wrong, foreground in both, in either, and pixels, of each tile."""
+        """Yield weighted loss, weight, wrong, foreground in both, in either, and pixels, of each tile.
+
+        Pixels of weight 0 count in none of them.
+        """
         example, t, z = plane
         mean, std = self.dataset.normalization()
         for tile in TileGrid(example.image.shape, (1, example.image.shape[1], 1, VALIDATION_TILE, VALIDATION_TILE)):
@@ -355,9 +359,10 @@ class Trainer:
             target = classes_of(example, labels, self.dataset.label_kind).astype(np.int64)
             weights = example.weights.read(target_box)[0, 0, 0] if example.weights else np.ones(target.shape)
             likelihood = np.take_along_axis(probabilities, target[None], axis=0)[0]
-            predicted = probabilities.argmax(axis=0)
+            loss, counts = -(weights * np.log(likelihood.clip(1e-12))).sum(), weights > 0
+            predicted, target = probabilities.argmax(axis=0)[counts], target[counts]
             yield np.array([
-                -(weights * np.log(likelihood.clip(1e-12))).sum(), weights.sum(), (predicted != target).sum(),
+                loss, weights.sum(), (predicted != target).sum(),
                 ((predicted > 0) & (target > 0)).sum(), ((predicted > 0) | (target > 0)).sum(), target.size,
             ])  # fmt: skip
 

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.config import WeightsConfig
-from unetcli.errors import ConfigError
-from unetcli.image.dataset import TARGET, TRUTH, Dataset, open_dataset
+from unetcli.errors import ConfigError, InputError
+from unetcli.explain import Explained, explain_weights
+from unetcli.image.dataset import SAMPLING, TARGET, TRUTH, Dataset, open_dataset
+from unetcli.image.density import BlockCounts, block_axes, count_blocks
 from unetcli.image.location import Location
-from unetcli.image.new_store import Layout, NewStore, collection_groups, create_level
+from unetcli.image.new_store import NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.source import read_filled
 from unetcli.image.store import Level, open_store
 from unetcli.image.streaming import Progress, Work, map_tiles, reduce_tiles, silent, work_on
-from unetcli.image.tiling import Shape, Tile, TileGrid
-from unetcli.kernels.labels import face_pairs, label_components, merge
-from unetcli.kernels.weight_map import Borders, class_balance, separation_border, weight_map
+from unetcli.image.tiling import Tile, TileGrid
+from unetcli.kernels.weight_map import Borders, class_balance, weight_map
+from unetcli.objects import TargetRule, grid_over, label_parts, over_volumes
+from unetcli.report.figures import require_picture
 
 Block = NDArray[Any]
 Spacing = tuple[float, float, float]
+RULES = ("inverse", "median", "none")
 
 
 def run(
@@ -32,6 +37,8 @@ def run(
     out: Location,
     config: WeightsConfig,
     *,
+    objects: Location | None = None,
+    explain: Path | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     workers: int | None = None,
@@ -39,7 +46,7 @@ def run(
 ) -> dict[str, Any]:
     """Write the weight map of each image of a data set, and the class to train each pixel on.
 
-    Three passes: connected components, where labels are classes; counts of each class; the weights.
+    Three passes: connected parts, where these are the objects; counts of each class; the weights.
 
     Parameters
     ----------
@@ -49,6 +56,11 @@ def run(
         The new store: weight maps (float32) and ``labels/target`` (uint8).
     config
         Settings.
+    objects
+        A data set of the same images whose labels are object ids, for labels of `data` that are classes; by
+        default the connected parts of each class are the objects.
+    explain
+        PNG that shows labels, distances and weights around a narrow border, with a worked pixel.
     dry_run
         Check everything, return what would be done, write nothing.
     overwrite, workers, progress
@@ -62,226 +74,306 @@ def run(
     dataset = open_dataset(data)
     dataset.require_labels()
     given_balance(config, len(dataset.classes))
+    rule = TargetRule(dataset.label_kind == "classes", ignored_value(config, dataset), config.border_width)
+    labels = _image_labels(dataset, objects, relabel=config.relabel)
     ndim = config.ndim or dataset.ndim
+    if explain is not None:
+        require_picture("--explain", explain)
     if dry_run:
-        tiles = sum(len(_grid(image.labels(TRUTH).shape)) for image in dataset.images)
-        return {"out": str(out), "images": len(dataset.images), "would_compute": f"{tiles} tiles, in {ndim}D"}
+        tiles = sum(len(grid_over(image.truth.shape)) for image in labels)
+        return {"out": str(out), "images": len(labels), "would_compute": f"{tiles} tiles, in {ndim}D"}
     store = NewStore(
         out,
         stage="weights",
         settings={**asdict(config), "ndim": ndim},
-        inputs={"data": data},
+        inputs={"data": data, **({"objects": objects} if objects else {})},
         overwrite=overwrite,
     )
     if not store.complete:
-        job = _Job(store, dataset, config, ndim, workers, progress)
-        pairs = job.find_objects()
-        counts = job.count_classes(pairs)
-        balance = given_balance(config, len(counts))
-        if balance is None:
-            balance = class_balance(counts, config.balance)
-        job.write_weights(pairs, balance)
-        classes = dict(enumerate(dataset.classes))
-        metadata = [
-            ImageMetadata(group, truth.axes, image.name, labels=(ImageMetadata(TARGET, truth.axes, classes=classes),))
-            for image, (group, (truth, _)) in zip(dataset.images, pairs.items(), strict=True)
-        ]
-        shares = (counts / counts.sum()).tolist()
-        described = {"classes": dataset.classes, "balance": balance.tolist(), "shares": shares, "ndim": ndim}
-        store.finish(metadata, {"weights": described})
-    return _summary(out, already=store.complete)
+        job = _Job(store, dataset, labels, rule, config, ndim, workers, progress)
+        job.run()
+    drawn = {} if explain is None else {"explained": _explain(out, labels, rule, config, ndim, explain)}
+    return {**_summary(out, already=store.complete), **drawn}
 
 
-Pairs = dict[str, tuple[Level, Level]]
-"""Group of each image to its truth and its object ids."""
+@dataclass(frozen=True)
+class ImageLabels:
+    """The labels of one image.
+
+    Parameters
+    ----------
+    name, group
+        Of the image, and of its group in the new store.
+    truth
+        Classes or ids.
+    values
+        What the objects are told from: ids, or classes.
+    connected
+        Whether each connected part of `values` is an object; else each value is one.
+    """
+
+    name: str
+    group: str
+    truth: Level
+    values: Level
+    connected: bool
+
+    @property
+    def key(self) -> str:
+        """What the image is called in the ledger and in messages."""
+        return self.group or "image"
+
+    def spacing(self, ndim: int) -> Spacing:
+        """Return the distance of neighbouring pixels along z, y, x in pixels of x; in planes all are 1."""
+        return self.truth.axes.spacing if ndim == 3 else (1.0, 1.0, 1.0)
+
+
+def _image_labels(dataset: Dataset, objects: Location | None, *, relabel: bool) -> list[ImageLabels]:
+    """Return the labels of each image, and what its objects are told from."""
+    groups = collection_groups(image.name for image in dataset.images)
+    truths = [image.labels(TRUTH) for image in dataset.images]
+    values = truths if objects is None else _object_ids(dataset, truths, objects)
+    connected = relabel or (objects is None and dataset.label_kind == "classes")
+    names = [image.name for image in dataset.images]
+    return [ImageLabels(*parts, connected) for parts in zip(names, groups, truths, values, strict=True)]
+
+
+def _object_ids(dataset: Dataset, truths: Sequence[Level], path: Location) -> list[Level]:
+    """Return the object ids of each image, of another data set.
+
+    Raises
+    ------
+    InputError
+        If one of the data sets has other labels than it should, or not the same images.
+    """
+    other = open_dataset(path)
+    other.require_labels()
+    for role, found, kind in (("", dataset, "classes"), ("--objects ", other, "instances")):
+        if found.label_kind != kind:
+            meant = "classes, and ids of their objects in --objects" if kind == "classes" else "ids of objects"
+            raise InputError(
+                f"{role}{found.store.path}: its labels are {found.label_kind}; expected {meant}",
+                fix=f"prepare it with --label-kind {kind}",
+            )
+    ids = {image.name: image.labels(TRUTH) for image in other.images}
+    if len(ids) == len(truths) == 1:
+        ids = {dataset.images[0].name: other.images[0].labels(TRUTH)}
+    for image, truth in zip(dataset.images, truths, strict=True):
+        shape = ids[image.name].shape if image.name in ids else None
+        if shape != truth.shape:
+            size = "none" if shape is None else "x".join(map(str, shape))
+            raise InputError(
+                f"--objects {path}: object ids of {image.name} are {size}; expected "
+                f"{'x'.join(map(str, truth.shape))}, as the classes in {dataset.store.path}",
+                fix="prepare the same images twice, with classes and with instances as labels",
+            )
+    return [ids[image.name] for image in dataset.images]
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One run of the stage: what all three passes need."""
+    """One run of the stage: what all passes need."""
 
     store: NewStore
     dataset: Dataset
+    labels: Sequence[ImageLabels]
+    rule: TargetRule
     config: WeightsConfig
     ndim: int
     workers: int | None
     progress: Progress
 
-    def find_objects(self) -> Pairs:
-        groups = collection_groups(image.name for image in self.dataset.images)
-        truths = [image.labels(TRUTH) for image in self.dataset.images]
-        if self.dataset.label_kind == "instances":
-            return {group: (truth, truth) for group, truth in zip(groups, truths, strict=True)}
-        return {g: (truth, self._components(g or "image", truth)) for g, truth in zip(groups, truths, strict=True)}
+    def run(self) -> None:
+        """Find the objects, count the classes, compute the weights, finish the store."""
+        ids = [self._find_objects(image) for image in self.labels]
+        counts = np.stack([self._count(*pair) for pair in zip(self.labels, ids, strict=True)])
+        total = counts.sum(axis=0)
+        if not total.sum():
+            raise InputError(
+                f"--ignore {self.config.ignore}: all pixels of {self.dataset.store.path} have this value; expected "
+                "some to train on",
+                fix="another --ignore, with --overwrite",
+            )
+        balance = given_balance(self.config, len(total))
+        if balance is None:
+            balance = class_balance(counts, str(self.config.balance))
+        for image, objects in zip(self.labels, ids, strict=True):
+            self._weigh(image, objects, balance)
+        pixels = sum(math.prod(image.truth.shape) for image in self.labels)
+        described = {
+            "classes": self.dataset.classes,
+            "balance": balance.tolist(),
+            "shares": (total / total.sum()).tolist(),
+            "ignored": 1 - float(total.sum()) / pixels,
+            "ndim": self.ndim,
+        }
+        self.store.finish([self._metadata(image) for image in self.labels], {"weights": described})
 
-    def _components(self, name: str, truth: Level) -> Level:
-        """Give ids to the connected components of the classes of an image.
+    def _find_objects(self, image: ImageLabels) -> Level:
+        """Return the object ids of an image, each object with one id in all tiles."""
+        if not image.connected:
+            return image.values
+        return label_parts(image.key, image.values, self.store.ledger, self.ndim, self.workers)
 
-        They are labelled tile by tile, joined where they touch across faces, and numbered by their first
-        pixel: the ids are those of the whole image, whatever the tiling.
-        """
-        grid = _grid(truth.shape)
-        ledger = self.store.ledger
-        parts = create_level(ledger.scratch(f"{name}.parts"), truth.axes, truth.shape, "uint32", is_label=True)
-        ids = create_level(ledger.scratch(f"{name}.objects"), truth.axes, truth.shape, "uint32", is_label=True)
-
-        def label(_: Tile, classes: Block) -> Block:
-            (found,) = over_volumes(lambda volume: (label_components(volume)[0],), self.ndim, classes)
-            return _distinct(found, self.ndim)
-
-        map_tiles(label, work_on(f"{name}/parts", grid, [truth], [parts]), ledger, workers=self.workers)
-        first = list(reduce_tiles(_first_pixels(truth.shape), work_on(name, grid, [parts]), workers=self.workers))
-        offsets = np.cumsum([0, *(len(f) for f in first)])
-        axes = (2, 3, 4) if self.ndim == 3 else (3, 4)
-        lookup = merge(int(offsets[-1]), _touching(grid, parts, truth, offsets, axes), np.concatenate(first))
-
-        def rename(tile: Tile, block: Block) -> Block:
-            return lookup[np.where(block > 0, block + offsets[tile.index], 0)]
-
-        map_tiles(rename, work_on(f"{name}/objects", grid, [parts], [ids]), ledger, workers=self.workers)
-        return ids
-
-    def target(self, truth: Block, objects: Block) -> tuple[Block, Block]:
-        """Return class per pixel and object ids of a volume, both cut where objects of one class touch."""
-        classes = truth if self.dataset.label_kind == "classes" else truth > 0
-        if not self.config.border_width:
-            return classes.astype(np.uint8), objects
-        border = np.zeros(objects.shape, dtype=np.bool_)
-        for c in np.unique(classes[classes > 0]):
-            border |= separation_border(np.where(classes == c, objects, 0), width=self.config.border_width)
-        return np.where(border, 0, classes).astype(np.uint8), np.where(border, 0, objects)
-
-    def count_classes(self, pairs: Pairs) -> NDArray[np.int64]:
-        """Count the pixels of each class in the target of the whole data set."""
+    def _count(self, image: ImageLabels, ids: Level) -> NDArray[np.int64]:
+        """Count the pixels of each class in the target of an image, and write its sampling map."""
+        blocks = BlockCounts(image.truth.shape) if self.config.sampling else None
         n_classes = len(self.dataset.classes)
 
-        def count(tile: Tile, truth: Block, ids: Block) -> NDArray[np.int64]:
-            target, _ = over_volumes(self.target, self.ndim, truth, ids)
-            return np.bincount(tile.crop_core(target).ravel(), minlength=n_classes)
+        def count(tile: Tile, truth: Block, ids: Block) -> tuple[Tile, NDArray[np.int64], NDArray[np.uint16] | None]:
+            target, _ = over_volumes(self.rule, self.ndim, truth, ids)
+            core: Block = tile.crop_core(target)
+            ignored = self.rule.is_ignored(tile.crop_core(truth))
+            counts = np.bincount(core.ravel(), minlength=n_classes)
+            counts[0] -= np.count_nonzero(ignored)  # their target is 0
+            return tile, counts, count_blocks(tile.core, core > 0, (core == 0) & ~ignored) if blocks else None
 
-        works = [w for group, (truth, ids) in pairs.items() for w in self._works(group, truth, ids, reach=0)]
-        tables = reduce_tiles(count, works, read=read_filled, workers=self.workers, progress=self.progress)
-        return np.sum(list(tables), axis=0)  # type: ignore[no-any-return]
+        total = np.zeros(n_classes, np.int64)
+        works = self._works(image, ids, reach=0)
+        for tile, counts, found in reduce_tiles(
+            count, works, read=read_filled, workers=self.workers, progress=self.progress
+        ):
+            total += counts
+            if blocks and found is not None:
+                blocks.add(tile.core, found)
+        if blocks and self.config.sampling:
+            self._write_sampling(image, blocks.density(self.config.sampling))
+        return total
 
-    def write_weights(self, pairs: Pairs, balance: NDArray[np.float64]) -> None:
-        config = self.config
-        borders = Borders(config.w0, config.sigma)
-        for group, (truth, ids) in pairs.items():
-            targets = [
-                self.store.level(group, 0, truth.axes, truth.shape, "float32"),
-                self.store.level(
-                    f"{group}/labels/{TARGET}".strip("/"), 0, truth.axes, truth.shape, "uint8", is_label=True
-                ),
-            ]
-            spacing = truth.axes.spacing if self.ndim == 3 else (1.0, 1.0, 1.0)
+    def _write_sampling(self, image: ImageLabels, density: NDArray[np.float32]) -> None:
+        axes, _ = block_axes(image.truth.axes)
+        level = self.store.level(f"{image.group}/{SAMPLING}".strip("/"), 0, axes, density.shape, density.dtype)
+        for tile in TileGrid(density.shape, level.shard):
+            level.write(tile.core, density[tile.core.slices])
 
-            def weigh(tile: Tile, truth: Block, ids: Block, spacing: Spacing = spacing) -> tuple[Block, ...]:
-                target, cut = over_volumes(self.target, self.ndim, truth, ids)
-                (weights,) = over_volumes(
-                    lambda objects, classes: (weight_map(objects, classes, borders, balance=balance, spacing=spacing),),
-                    self.ndim,
-                    cut,
-                    target,
-                )
-                return tile.crop_core(weights), tile.crop_core(target)
+    def _weigh(self, image: ImageLabels, ids: Level, balance: NDArray[np.float64]) -> None:
+        """Write weights and target of an image."""
+        axes, shape = image.truth.axes, image.truth.shape
+        labels = f"{image.group}/labels/{TARGET}".strip("/")
+        targets = [
+            self.store.level(image.group, 0, axes, shape, "float32"),
+            self.store.level(labels, 0, axes, shape, "uint8", is_label=True),
+        ]
+        borders, spacing = borders_of(self.config), image.spacing(self.ndim)
 
-            works = self._works(group, truth, ids, reach=borders.reach, targets=targets)
-            map_tiles(
-                weigh,
-                works,
-                self.store.ledger,
-                read=read_filled,
-                workers=self.workers,
-                progress=self.progress,
-            )
+        def weigh_volume(objects: Block, target: Block) -> tuple[Block]:
+            weights = weight_map(objects, target, borders, balance=balance, spacing=spacing)
+            if image.values is not image.truth:  # pixels of a class but of no object are no background
+                weights = np.where((target > 0) & (objects == 0), balance[target].astype(np.float32), weights)
+            return (weights,)
 
-    def _works(
-        self, group: str, truth: Level, ids: Level, *, reach: float, targets: Sequence[Level] = ()
-    ) -> Iterator[Work]:
+        def weigh(tile: Tile, truth: Block, ids: Block) -> tuple[Block, ...]:
+            target, objects = over_volumes(self.rule, self.ndim, truth, ids)
+            (weights,) = over_volumes(weigh_volume, self.ndim, objects, target)
+            weights = tile.crop_core(weights)
+            if self.rule.ignored is not None:
+                weights = np.where(self.rule.is_ignored(tile.crop_core(truth)), np.float32(0), weights)
+            return weights, tile.crop_core(target)
+
+        map_tiles(
+            weigh,
+            self._works(image, ids, reach=borders.reach, targets=targets),
+            self.store.ledger,
+            read=read_filled,
+            workers=self.workers,
+            progress=self.progress,
+        )
+
+    def _works(self, image: ImageLabels, ids: Level, *, reach: float, targets: Sequence[Level] = ()) -> Iterator[Work]:
         """Lay tiles whose halo holds the reach of the border term, and of the cut between objects."""
-        spacing = truth.axes.spacing if self.ndim == 3 else (math.inf, 1.0, 1.0)
-        halo = [math.ceil(reach / s) + self.config.border_width for s in spacing]
+        halo = [math.ceil(reach / s) + self.config.border_width for s in image.spacing(self.ndim)]
         if self.ndim == 2:
             halo[0] = 0
-        grid = _grid(truth.shape, (0, 0, *halo))
-        return work_on(group or "image", grid, [truth, ids], targets)
+        return work_on(image.key, grid_over(image.truth.shape, (0, 0, *halo)), [image.truth, ids], targets)
+
+    def _metadata(self, image: ImageLabels) -> ImageMetadata:
+        axes, classes = image.truth.axes, dict(enumerate(self.dataset.classes))
+        blocks, first = block_axes(axes)
+        sampling = ImageMetadata(f"{image.group}/{SAMPLING}".strip("/"), blocks, first=first)
+        return ImageMetadata(
+            image.group,
+            axes,
+            image.name,
+            labels=(ImageMetadata(TARGET, axes, classes=classes),),
+            nested=(sampling,) if self.config.sampling else (),
+        )
 
 
-def _grid(shape: Shape, halo: Shape = (0, 0, 0, 0, 0)) -> TileGrid:
-    """Lay tiles on the shards of what is written, whatever those of the labels are."""
-    return TileGrid(shape, Layout.of(shape).shard, halo)
-
-
-def over_volumes(kernel: Callable[..., Sequence[Block]], ndim: int, *blocks: Block) -> tuple[Block, ...]:
-    """Run a kernel of (z, y, x) arrays over (t, 1, z, y, x) blocks: over each plane, or each volume."""
-    t, _, z, y, x = blocks[0].shape
-    volumes = (t * z, 1, y, x) if ndim == 2 else (t, z, y, x)
-    results = zip(*(kernel(*parts) for parts in zip(*(b.reshape(volumes) for b in blocks), strict=True)), strict=True)
-    return tuple(np.stack(r).reshape(t, 1, z, y, x) for r in results)
-
-
-def _distinct(labels: Block, ndim: int) -> Block:
-    """Renumber components so that those of different planes, or volumes, of a tile have different ids."""
-    t, _, z, y, x = labels.shape
-    volumes = labels.reshape(t * z if ndim == 2 else t, -1)
-    before = np.cumsum([0, *volumes.max(axis=1)[:-1]], dtype=np.uint32)
-    return np.where(volumes > 0, volumes + before[:, np.newaxis], 0).astype(np.uint32).reshape(t, 1, z, y, x)
-
-
-def _first_pixels(shape: Shape) -> Callable[[Tile, Block], NDArray[np.int64]]:
-    """Return a function that finds, for each part of a tile, the index of its first pixel in the image."""
-
-    def find(tile: Tile, parts: Block) -> NDArray[np.int64]:
-        ids, at = np.unique(parts, return_index=True)
-        where = np.unravel_index(at[ids > 0], parts.shape)
-        inside = tuple(w + a for w, a in zip(where, tile.core.start, strict=True))
-        return np.ravel_multi_index(inside, shape).astype(np.int64)
-
-    return find
-
-
-def _touching(
-    grid: TileGrid, parts: Level, truth: Level, offsets: NDArray[np.int64], axes: tuple[int, ...]
-) -> NDArray[np.int64]:
-    """Return the pairs of parts, numbered through the image, that touch across the faces of tiles."""
-    found = [np.empty((0, 2), dtype=np.int64)]
-    for axis, before, after in grid.faces():
-        if axis in axes:
-            sides = [
-                _side(tile, axis, at, parts, truth, int(offsets[tile.index]))
-                for tile, at in ((before, before.core.stop[axis] - 1), (after, after.core.start[axis]))
-            ]
-            found.append(face_pairs(*sides[0], *sides[1]))
-    return np.concatenate(found)
-
-
-def _side(tile: Tile, axis: int, at: int, parts: Level, truth: Level, offset: int) -> tuple[Block, Block]:
-    """Return ids, numbered through the image, and classes on one side of a tile, as arrays of one row."""
-    box = tile.core.replace(axis, at, at + 1)
-    ids = parts.read(box).astype(np.int64).reshape(1, -1)
-    return np.where(ids > 0, ids + offset, 0), truth.read(box).reshape(1, -1)
+def borders_of(config: WeightsConfig) -> Borders:
+    """Return what pixels gain by their distances to objects."""
+    if config.background is None or config.sigma1 is None:
+        return Borders(config.w0, config.sigma, inside=config.inside)
+    return Borders(config.w0, config.sigma, 1 - config.background, config.sigma1, inside=config.inside)
 
 
 def given_balance(config: WeightsConfig, n_classes: int) -> NDArray[np.float64] | None:
-    """Return the class weights that ``--balance`` names one by one; `None` for ``inverse`` and ``none``.
+    """Return the class weights that ``--balance`` or the recipe name one by one; `None` if a rule gives them.
 
     Raises
     ------
     ConfigError
         If it is neither a rule nor one number for each class.
     """
-    if config.balance in ("inverse", "none"):
+    if config.background is not None:
+        return np.array([config.background] + [1.0] * (n_classes - 1))
+    text = str(config.balance)
+    if text in RULES:
         return None
     try:
-        given = np.array([float(n) for n in config.balance.split(",")])
+        given = np.array([float(n) for n in text.split(",")])
     except ValueError:
         given = np.empty(0)
     if len(given) != n_classes or not (np.isfinite(given).all() and (given >= 0).all() and given.any()):
         raise ConfigError(
-            f"--balance {config.balance}: expected inverse, none, or {n_classes} numbers of at least 0, one a class",
+            f"--balance {text}: expected {', '.join(RULES)}, or {n_classes} numbers of at least 0, one a class",
             fix=f"--balance {','.join(['1'] * n_classes)}",
         )
     return given
+
+
+def ignored_value(config: WeightsConfig, dataset: Dataset) -> int | None:
+    """Return the value of the truth that ``--ignore`` names.
+
+    Raises
+    ------
+    ConfigError
+        If it is no class, or can be no object id.
+    """
+    if config.ignore is None:
+        return None
+    names = dataset.classes if dataset.label_kind == "classes" else ()
+    if config.ignore in names:
+        return names.index(config.ignore)
+    value = int(config.ignore) if config.ignore.isdecimal() else -1
+    if names and 0 <= value < len(names):
+        return value
+    if not names and value > 0:
+        return value
+    listed = ", ".join(f"{k} {name}" for k, name in enumerate(names))
+    expected = f"the number or name of a class: {listed}" if names else "an object id, a whole number above 0"
+    raise ConfigError(f"--ignore {config.ignore}: expected {expected}")
+
+
+def _explain(
+    out: Location, labels: Sequence[ImageLabels], rule: TargetRule, config: WeightsConfig, ndim: int, path: Path
+) -> str:
+    """Draw the formula at a pixel of a narrow border."""
+    store = open_store(out)
+    explained = [
+        Explained(
+            image.name,
+            stored.level,
+            stored.labels(TARGET),
+            image.truth,
+            image.values,
+            image.connected,
+            image.spacing(ndim),
+        )
+        for image, stored in zip(labels, store.images, strict=True)
+    ]
+    background = float(store.attributes["weights"]["balance"][0])
+    explain_weights(explained, rule, borders_of(config), background, ndim, path)
+    return str(path)
 
 
 def _summary(out: Location, *, already: bool) -> dict[str, Any]:
@@ -294,4 +386,5 @@ def _summary(out: Location, *, already: bool) -> dict[str, Any]:
         "images": len(store.images),
         "distances": "in planes" if made["ndim"] == 2 else "in volumes",
         "classes": ", ".join(f"{name}: weight {w:.3g}, {share:.1%} of pixels" for name, w, share in named),
+        **({"ignored": f"{made['ignored']:.1%} of pixels"} if made["ignored"] else {}),
     }
