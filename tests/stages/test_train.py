@@ -112,9 +112,8 @@ def test_the_time_spent_waiting_for_data_is_noted(instances, tmp_path):
     rows = rows_of(tmp_path / "run", "timing.csv")
     assert [row["step"] for row in rows] == [2, 4, 6]
     assert all(row["seconds"] > 0 and 0 <= row["data_wait"] <= 1 for row in rows)
-    seconds = [row["seconds"] for row in rows]
-    share = 100 * np.average([row["data_wait"] for row in rows], weights=seconds)
-    assert summary["waiting_for_data"] == f"{share:.2g} % of the time of the steps"
+    share = np.average([row["data_wait"] for row in rows], weights=[row["seconds"] for row in rows])
+    assert summary["waiting_for_data_percent"] == pytest.approx(100 * share)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["augment_on"] == "host"
 
 

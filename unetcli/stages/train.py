@@ -492,5 +492,5 @@ def _summary(out: Path, *, already: bool) -> dict[str, Any]:
     data_wait = sum(t["seconds"] * t["data_wait"] for t in times) / sum(t["seconds"] for t in times)
     return {
         "out": str(out), "already_done": already, "parameters": run_file["parameters"], **scores,
-        "waiting_for_data": f"{100 * data_wait:.2g} % of the time of the steps",
+        "waiting_for_data_percent": 100 * data_wait,
     }  # fmt: skip
