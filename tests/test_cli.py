@@ -92,7 +92,8 @@ def test_help_lists_the_commands(cli, flag):
 
 def test_help_shows_every_default_and_choice(cli):
     cli("weights", "--help")
-    assert "[default: 5.0]" in words(cli.out)
+    assert "[default: 5.0 (paper), 6.0 (plugin)]" in words(cli.out)
+    assert "[default: 10.0 (plugin)]" in words(cli.out)
     cli("train", "--help")
     assert "paper|default|fast" in words(cli.out)
     assert "valid|same" in words(cli.out)

@@ -185,6 +185,12 @@ RECIPES: dict[str, dict[str, Any]] = {
 """Formulas of weights: the settings that each has, with its defaults."""
 
 
+def _default_of(name: str) -> str:
+    """Say the default of a setting of the recipes."""
+    values = {recipe: settings[name] for recipe, settings in RECIPES.items() if name in settings}
+    return f"[default: {', '.join(f'{value} ({recipe})' for recipe, value in values.items())}]"
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeightsConfig(Config):
     """Settings of `weights`; those that depend on the recipe are filled in from `RECIPES` where not given.
@@ -195,19 +201,19 @@ class WeightsConfig(Config):
     """
 
     recipe: str = setting("paper", "Formula of the weights.", choices=tuple(RECIPES))
-    w0: float = setting(None, "Height of the border term; 0 leaves it out. [default: 10, of the plugin 50]", minimum=0)
+    w0: float = setting(None, f"Height of the border term; 0 leaves it out. {_default_of('w0')}", minimum=0)
     sigma: float = setting(
-        None, "Width of the border term, pixels (of x, where z differs). [default: 5, of the plugin 6]", above=0
+        None, f"Width of the border term, pixels (of x, where z differs). {_default_of('sigma')}", above=0
     )
     balance: str | None = setting(
-        None, "Class weights w_c: inverse or median frequency, none, or a number for each class (1,2.5). [default: "
-        "inverse; the plugin has none]",
+        None, "Class weights w_c: inverse or median frequency, none, or a number for each class (1,2.5). "
+        f"{_default_of('balance')}",
     )  # fmt: skip
     background: float | None = setting(
-        None, "Plugin only: weight of background far from objects (its lambda). [default: 0.1]", minimum=0, maximum=1
+        None, f"Weight of background far from objects. {_default_of('background')}", minimum=0, maximum=1
     )
     sigma1: float | None = setting(
-        None, "Plugin only: width of the surroundings of objects, whose weight nears 1, pixels. [default: 10]", above=0
+        None, f"Width of the surroundings of objects, whose weight nears 1, pixels. {_default_of('sigma1')}", above=0
     )
     inside: bool = setting(False, "Narrow borders also weigh on the pixels of objects, not on background alone.")
     border_width: int = setting(

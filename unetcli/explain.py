@@ -76,7 +76,7 @@ def explain_weights(
     path
         The PNG.
     """
-    image, at = _find_border(images, borders, background)
+    image, at = _find_border(images, borders, background, ndim)
     window = _window(at, image.weights.shape)
     reach = max(borders.reach, LEAST_REACH)
     objects, is_background, shown = _objects_around(image, window, rule, reach, ndim)
@@ -113,11 +113,13 @@ def borders_at(borders: Borders, d1: NDArray[np.float32], d2: NDArray[np.float32
     return narrow + surroundings
 
 
-def _find_border(images: Sequence[Explained], borders: Borders, background: float) -> tuple[Explained, Shape]:
+def _find_border(
+    images: Sequence[Explained], borders: Borders, background: float, ndim: int
+) -> tuple[Explained, Shape]:
     """Return an image and a pixel (t, c, z, y, x) of it on a narrow border."""
     best, found = -1.0, (images[0], tuple(n // 2 for n in images[0].weights.shape))
     for image in images:
-        for tile in grid_over(image.weights.shape):
+        for tile in grid_over(image.weights.shape, ndim):
             gain = image.weights.read(tile.core) - background
             gain[image.target.read(tile.core) > 0] = 0
             highest = float(gain.max())

@@ -82,9 +82,9 @@ def over_volumes(kernel: Callable[..., Sequence[Block]], ndim: int, *blocks: Blo
     return tuple(np.stack(r).reshape(t, 1, z, y, x) for r in results)
 
 
-def grid_over(shape: Shape, halo: Shape = (0, 0, 0, 0, 0)) -> TileGrid:
-    """Lay tiles on the shards of what is written, whatever those of the labels are."""
-    return TileGrid(shape, Layout.of(shape).shard, halo)
+def grid_over(shape: Shape, ndim: int, halo: Shape = (0, 0, 0, 0, 0)) -> TileGrid:
+    """Lay tiles on the shards of what is written, whatever those of the labels are: deep ones for volumes."""
+    return TileGrid(shape, Layout.of(shape, deep=ndim == 3).shard, halo)
 
 
 def connected_parts(values: Block, ndim: int) -> Block:
@@ -113,9 +113,13 @@ def label_parts(name: str, values: Level, ledger: Ledger, ndim: int, workers: in
     ndim
         2: parts lie in planes, 3: in volumes.
     """
-    grid = grid_over(values.shape)
-    parts = create_level(ledger.scratch(f"{name}.parts"), values.axes, values.shape, "uint32", is_label=True)
-    ids = create_level(ledger.scratch(f"{name}.objects"), values.axes, values.shape, "uint32", is_label=True)
+    grid = grid_over(values.shape, ndim)
+
+    def scratch(role: str) -> Level:
+        path = ledger.scratch(f"{name}.{role}")
+        return create_level(path, values.axes, values.shape, "uint32", is_label=True, deep=ndim == 3)
+
+    parts, ids = scratch("parts"), scratch("objects")
     map_tiles(
         lambda _, block: connected_parts(block, ndim),
         work_on(f"{name}/parts", grid, [values], [parts]),

@@ -131,6 +131,14 @@ def test_separation_border_equals_dilation_of_each_object(is_volume, width):
         np.testing.assert_array_equal(separation_border(labels, width=width), oracles.separation_border(labels, width))
 
 
+@pytest.mark.parametrize("shape", [(1, 0, 5), (1, 5, 0), (0, 3, 3), (1, 1, 1), (3, 1, 1), (1, 1, 4)], ids=str)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32, np.int64])
+def test_separation_border_of_odd_shapes(shape, dtype):
+    labels = (np.arange(math.prod(shape)) % 3).reshape(shape).astype(dtype)
+    expected = oracles.separation_border(labels, 2) if labels.size else np.zeros(shape, bool)
+    np.testing.assert_array_equal(separation_border(labels, width=2), expected)
+
+
 def test_class_balance_gives_present_classes_the_same_share():
     counts = np.array([[500, 0, 0, 370], [100, 0, 30, 0]])
     balance = class_balance(counts, "inverse")

@@ -153,8 +153,8 @@ def separation_border(labels: NDArray[np.integer], *, width: int = 1) -> NDArray
 
     Notes
     -----
-    A window holds two objects when its smallest and its largest id differ, and a window's extremes are
-    taken axis by axis, so the cost does not depend on the number of objects.
+    A window holds two objects when its smallest and its largest id differ. A window's extremes are taken axis by
+    axis, so the cost does not depend on the number of objects.
 
     References
     ----------
@@ -165,14 +165,14 @@ def separation_border(labels: NDArray[np.integer], *, width: int = 1) -> NDArray
     >>> separation_border(np.array([[[1, 1, 2, 2, 0]]]))[0, 0].tolist()
     [False, True, True, False, False]
     """
-    is_object = labels > 0
-    smallest = np.where(is_object, labels, np.iinfo(labels.dtype).max)
-    largest = labels.copy()
+    largest = np.ascontiguousarray(labels)
+    top = np.iinfo(labels.dtype).max
+    smallest = np.where(largest > 0, top - largest, 0).astype(labels.dtype, copy=False)  # counted down from the top
     for axis in range(labels.ndim):
         for _ in range(min(width, labels.shape[axis] - 1)):
-            smallest = _with_neighbours(np.minimum, smallest, axis)
-            largest = _with_neighbours(np.maximum, largest, axis)
-    return is_object & (smallest != largest)
+            smallest, largest = _spread(smallest, axis), _spread(largest, axis)
+    found: NDArray[np.bool_] = (labels > 0) & (largest != top - smallest)
+    return found
 
 
 def class_balance(counts: NDArray[np.integer], mode: str = "inverse") -> NDArray[np.float64]:
@@ -228,14 +228,37 @@ def class_balance(counts: NDArray[np.integer], mode: str = "inverse") -> NDArray
     return balance
 
 
-def _with_neighbours(extreme: np.ufunc, values: NDArray[np.integer], axis: int) -> NDArray[np.integer]:
-    """Take the extreme of each pixel and its two neighbours along an axis."""
-    before, after = [slice(None)] * values.ndim, [slice(None)] * values.ndim
-    before[axis], after[axis] = slice(None, -1), slice(1, None)
-    result = values.copy()
-    extreme(result[tuple(after)], values[tuple(before)], out=result[tuple(after)])
-    extreme(result[tuple(before)], values[tuple(after)], out=result[tuple(before)])
+def _spread(values: NDArray[np.integer], axis: int) -> NDArray[np.integer]:
+    """Take the largest of each pixel and its two neighbours along an axis."""
+    result, n = np.empty_like(values), values.shape[axis]
+    before, after = math.prod(values.shape[:axis]), math.prod(values.shape[axis + 1 :])
+    if axis == values.ndim - 1:
+        _spread_along(values.reshape(before, n), result.reshape(before, n))
+    else:
+        _spread_across(values.reshape(before, n, after), result.reshape(before, n, after))
     return result
+
+
+@njit(nogil=True, cache=True)
+def _spread_along(values, result):
+    """Take the largest of neighbours within each row."""
+    n = values.shape[1]
+    for k in range(values.shape[0]):
+        row, out = values[k], result[k]
+        out[0], out[n - 1] = max(row[0], row[min(1, n - 1)]), max(row[n - 1], row[max(n - 2, 0)])
+        for i in range(1, n - 1):
+            out[i] = max(max(row[i - 1], row[i]), row[i + 1])
+
+
+@njit(nogil=True, cache=True)
+def _spread_across(values, result):
+    """Take the largest of neighbours in the rows before and after."""
+    n = values.shape[1]
+    for k in range(values.shape[0]):
+        for i in range(n):
+            before, row, after, out = values[k, max(i - 1, 0)], values[k, i], values[k, min(i + 1, n - 1)], result[k, i]
+            for j in range(row.size):
+                out[j] = max(max(before[j], row[j]), after[j])
 
 
 @njit(nogil=True, cache=True)

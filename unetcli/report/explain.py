@@ -193,13 +193,17 @@ def _draw_window(figure: Figure, panels: list[Axes], shown: Explanation) -> None
         panel.set_title(f"{title}\n", fontsize=10)
         panel.text(0, 1.03, text, transform=panel.transAxes, color=GRAY, fontsize=8)
         _square(panel, _position(shown, shown.pixel), _half(shown) + 0.5, INK if panel is panels[0] else "white")
-    for panel, image, name in zip(panels[1:], drawn[1:], ("$d_1$, pixels", "$d_2$, pixels", "$w$"), strict=True):
-        extend = "neither" if panel is panels[3] else "max"
+    names = "numbers: ids of the objects" if shown.has_ids else "A, B: the two nearest objects"
+    for panel, image, name in zip(panels, drawn, (names, "$d_1$, pixels", "$d_2$, pixels", "$w$"), strict=True):
+        extend = "max" if panel in panels[1:3] else "neither"
         bar = figure.colorbar(image, ax=panel, location="bottom", aspect=28, pad=0.03, extend=extend, label=name)
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0, labelsize=7)
         bar.locator = MaxNLocator(6)
         bar.update_ticks()
+        if panel is panels[0] and bar.solids is not None:  # only takes room, so that the panels are in line
+            bar.solids.set_alpha(0)
+            bar.ax.tick_params(labelcolor="none")
     _name_objects(panels[0], shown)
 
 

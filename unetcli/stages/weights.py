@@ -80,7 +80,7 @@ def run(
     if explain is not None:
         require_picture("--explain", explain)
     if dry_run:
-        tiles = sum(len(grid_over(image.truth.shape)) for image in labels)
+        tiles = sum(len(grid_over(image.truth.shape, ndim)) for image in labels)
         return {"out": str(out), "images": len(labels), "would_compute": f"{tiles} tiles, in {ndim}D"}
     store = NewStore(
         out,
@@ -250,9 +250,10 @@ class _Job:
         """Write weights and target of an image."""
         axes, shape = image.truth.axes, image.truth.shape
         labels = f"{image.group}/labels/{TARGET}".strip("/")
+        deep = self.ndim == 3
         targets = [
-            self.store.level(image.group, 0, axes, shape, "float32"),
-            self.store.level(labels, 0, axes, shape, "uint8", is_label=True),
+            self.store.level(image.group, 0, axes, shape, "float32", deep=deep),
+            self.store.level(labels, 0, axes, shape, "uint8", is_label=True, deep=deep),
         ]
         borders, spacing = borders_of(self.config), image.spacing(self.ndim)
 
@@ -284,7 +285,7 @@ class _Job:
         halo = [math.ceil(reach / s) + self.config.border_width for s in image.spacing(self.ndim)]
         if self.ndim == 2:
             halo[0] = 0
-        return work_on(image.key, grid_over(image.truth.shape, (0, 0, *halo)), [image.truth, ids], targets)
+        return work_on(image.key, grid_over(image.truth.shape, self.ndim, (0, 0, *halo)), [image.truth, ids], targets)
 
     def _metadata(self, image: ImageLabels) -> ImageMetadata:
         axes, classes = image.truth.axes, dict(enumerate(self.dataset.classes))
