@@ -12,7 +12,8 @@ from scipy import ndimage
 
 from benchmarks.machine import describe, interleaved, table
 from unetcli.demo import touching_cells
-from unetcli.kernels.displacement import random_deformation, warp_image, warp_labels
+from unetcli.kernels.deformation import random_deformation
+from unetcli.kernels.warp import Layer, warp
 from unetcli.kernels.weight_map import Borders, weight_map
 from unetcli.models import build_model
 from unetcli.models.geometry import geometry_of
@@ -91,8 +92,7 @@ def _elastic() -> None:
 
     def ours() -> None:
         # With the whole image at hand, mirrored at its edges as a tile driver would read it.
-        warp_image(padded_image, (0, -PAD, -PAD), deformation, (0, 0, 0), (1, n, n))
-        warp_labels(padded_labels, (0, -PAD, -PAD), deformation, (0, 0, 0), (1, n, n))
+        warp(deformation, [Layer(padded_image, *where, order=1), Layer(padded_labels[None], *where, order=0)])
 
     def scipy() -> None:
         at = np.linspace(0, 2, n)
@@ -103,6 +103,7 @@ def _elastic() -> None:
         ndimage.map_coordinates(labels[0], (y, x), order=0, mode="mirror")
 
     PAD = 64
+    where = (0, -PAD, -PAD), (0, 0, 0), (1, n, n)
     padded_image = np.pad(image, ((0, 0), (0, 0), (PAD, PAD), (PAD, PAD)), mode="reflect")
     padded_labels = np.pad(labels, ((0, 0), (PAD, PAD), (PAD, PAD)), mode="reflect")
     seconds = interleaved({"deform image and labels, one thread": ours, "SciPy, the same field": scipy}, rounds=3)

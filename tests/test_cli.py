@@ -154,6 +154,7 @@ MISSING = {
     "weights": ["gone", "-o", "out"],
     "augment": ["gone", "-o", "out"],
     "augment weights": ["{data}", "--weights", "gone", "-o", "out"],
+    "augment parameters": ["{data}", "--parameters", "gone", "-o", "out"],
     "train": ["gone", "-o", "out"],
     "train weights": ["{data}", "--weights", "gone", "-o", "out", *TRAIN],
     "tile-predict": ["gone", "-o", "out", "--model", "{data}"],
@@ -425,7 +426,7 @@ def test_dry_run_leaves_what_is_there_even_with_overwrite(cli, lines, in_tmp, na
 
 @pytest.mark.parametrize(
     ("name", "option"),
-    [("weights", "--sigma=-1"), ("weights", "--balance=1,2,3"), ("train", "--patch-size=33"), ("augment", "--grid=1")],
+    [("weights", "--sigma=-1"), ("weights", "--balance=1,2,3"), ("train", "--patch-size=33"), ("augment", "--grid=0")],
 )
 def test_dry_run_finds_mistakes(cli, lines, in_tmp, name, option):
     assert cli(*lines(name, "out"), option, "--dry-run") == 4

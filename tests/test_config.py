@@ -162,7 +162,7 @@ def test_the_preset_of_the_paper_is_the_papers():
     assert paper.feature_list == (64, 128, 256, 512, 1024)
     assert (paper.padding, paper.norm, paper.skip) == ("valid", "none", "concat")
     assert (paper.optimizer, paper.momentum, paper.batch_size, paper.patch_size) == ("sgd", 0.99, 1, 572)
-    assert (paper.elastic, paper.grid) == (10, 3)
+    assert (paper.elastic, paper.grid_points(2)) == (10, (1, 3, 3))
     assert (WeightsConfig().w0, WeightsConfig().sigma) == (10, 5)
 
 

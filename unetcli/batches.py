@@ -20,6 +20,7 @@ from unetcli.config import TrainConfig
 from unetcli.image.dataset import Dataset
 from unetcli.image.location import Location
 from unetcli.image.source import in_memory
+from unetcli.kernels.warp import ORDERS
 from unetcli.models.augmentation import Blocks, augment, blur_radius
 from unetcli.sampling import Example, Sample, draw_sample, examples
 
@@ -126,7 +127,8 @@ class BatchMaker:
         if isinstance(made, Patches):
             return Patches(*(part.to(self.device, non_blocking=True) for part in made))
         mean, std = self._normalization
-        return Patches(*augment(made, mean, std, size=self.config.patch_size, margin=self.margin, device=self.device))
+        order, size = ORDERS[self.config.interpolation], self.config.patch_size
+        return Patches(*augment(made, mean, std, size=size, margin=self.margin, device=self.device, order=order))
 
     @cached_property
     def _normalization(self) -> tuple[Tensor, Tensor]:
@@ -140,15 +142,12 @@ class BatchMaker:
 
     def _patch(self, sample: Sample) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float32]]:
         mean, std = self.dataset.normalization()
-        image = sample.image((0, 0, 0), sample.shape, mean, std)[:, 0]
-        m = self.margin
-        start, stop = (0, m, m), (1, self.config.patch_size - m, self.config.patch_size - m)
-        example = sample.example
-        labels = sample.labels(example.target or example.truth, start, stop)[0]
-        target = classes_of(example, labels, self.dataset.label_kind).astype(np.int64)
-        if example.weights is None:
-            return image, target, np.ones(target.shape, dtype=np.float32)
-        return image, target, sample.weights(example.weights, start, stop)[0]
+        m, example = self.margin, sample.example
+        inside = (0, m, m), (1, self.config.patch_size - m, self.config.patch_size - m)
+        labels = [example.target or example.truth]
+        image, (target,), weights = sample.render((0, 0, 0), sample.shape, mean, std, labels, inside=inside)
+        target = classes_of(example, target[0], self.dataset.label_kind).astype(np.int64)
+        return image[:, 0], target, np.ones(target.shape, dtype=np.float32) if weights is None else weights[0]
 
     def _blocks(self, samples: list[Sample]) -> Blocks:
         """Read the pixels that samples show, and list how they are deformed and varied."""
@@ -175,7 +174,8 @@ class BatchMaker:
         """Return where a block begins (y, x), its image (c, y, x), and its target and weights (y, x), as stored."""
         example, size = sample.example, self.config.patch_size
         sources = [example.image, example.target or example.truth, *([example.weights] if example.weights else [])]
-        low, blocks = sample.blocks(sources, (0, -reach, -reach), (1, size + reach, size + reach))
+        start, stop = (0, -reach, -reach), (1, size + reach, size + reach)
+        low, blocks = sample.blocks(sources, start, stop, ORDERS[sample.interpolation])
         image, labels = blocks[0][:, 0], blocks[1][0, 0]
         weights = blocks[2][0, 0] if example.weights else np.ones(labels.shape, np.uint8)
         return low[1:], image, classes_of(example, labels, self.dataset.label_kind), weights

@@ -13,7 +13,7 @@ import numpy as np
 
 from unetcli.errors import ConfigError, InputError
 from unetcli.image.location import Location
-from unetcli.kernels.displacement import Deformation
+from unetcli.kernels.deformation import Deformation
 from unetcli.kernels.gray import GrayVariation
 from unetcli.sampling import Example, Sample
 
@@ -40,6 +40,7 @@ def table_of(samples: Iterable[tuple[int, Sample]]) -> str:
     ``rotation_deg, flip, scale``       the image is turned clockwise, then mirrored along these axes, and
                                         magnified; read off the matrix, for people
     ``shift_z_px``, `_y_`, `_x_`        it shows what lies so far away in the image
+    ``interpolation``                   of the image
     ``contrast_0`` and so on            gray values of channel 0, 1, ...: see `GrayVariation`
     ``noise_seed``                      seed of the noise
     ``displacement_px, matrix``         control vectors (3, gz, gy, gx) and affine map as JSON: see `Deformation`
@@ -60,7 +61,7 @@ def table_of(samples: Iterable[tuple[int, Sample]]) -> str:
 
 def _row(sample: Sample) -> dict[str, Any]:
     d, gray = sample.deformation, sample.gray
-    rotation_deg, flip, scale = affine_parameters(d)
+    rotation_deg, flip, scale = affine_parameters(sample)
     return {
         "image": sample.example.name,
         "t": sample.t,
@@ -70,6 +71,7 @@ def _row(sample: Sample) -> dict[str, Any]:
         "flip": flip,
         "scale": f"{scale:.6f}",
         **{f"shift_{a}_px": float(shift) for a, shift in zip(AT, d.offset, strict=True)},
+        "interpolation": sample.interpolation,
         **{f"{name}_{c}": value for name in GRAY for c, value in enumerate(getattr(gray, name))},
         "noise_seed": gray.seed,
         "displacement_px": json.dumps(d.grid.tolist()),
@@ -77,8 +79,8 @@ def _row(sample: Sample) -> dict[str, Any]:
     }
 
 
-def affine_parameters(deformation: Deformation) -> tuple[float, str, float]:
-    """Return what the matrix of a deformation does to the image.
+def affine_parameters(sample: Sample) -> tuple[float, str, float]:
+    """Return what the matrix of a sample's deformation does to the image, as it is seen with square pixels.
 
     Returns
     -------
@@ -90,16 +92,17 @@ def affine_parameters(deformation: Deformation) -> tuple[float, str, float]:
     scale : float
         And magnified.
     """
-    matrix = deformation.matrix
+    matrix = sample.deformation.matrix
     area = float(np.linalg.det(matrix[1:, 1:]))
-    rotation = math.degrees(math.atan2(matrix[2, 1], matrix[1, 1]))
+    rotation = math.degrees(math.atan2(matrix[2, 1] / sample.example.image.axes.spacing[1], matrix[1, 1]))
     return rotation, ("z" if matrix[0, 0] < 0 else "") + ("x" if area < 0 else ""), abs(area) ** -0.5
 
 
 def describe(sample: Sample) -> tuple[str, str]:
     """Say in two lines how a sample was deformed, and how its gray values were varied."""
-    rotation_deg, flip, scale = affine_parameters(sample.deformation)
-    longest = float(np.linalg.norm(sample.deformation.grid, axis=0).max())
+    rotation_deg, flip, scale = affine_parameters(sample)
+    size = np.array(sample.example.image.axes.spacing)[:, None, None, None]
+    longest = float(np.linalg.norm(sample.deformation.grid * size, axis=0).max())
     shift = ", ".join(f"{d:.0f}" for d in sample.deformation.offset[1 if sample.shape[0] == 1 else 0 :])
     mirrored = f", mirrored along {' and '.join(flip)}" if flip else ""
     turned = f"turned {rotation_deg:.0f}°{mirrored}, scaled {scale:.2f}, shifted ({shift}) px"
@@ -169,4 +172,7 @@ def _sample(line: Mapping[str, str], examples: Mapping[str, Example]) -> Sample:
     if not all(np.isfinite(part).all() for part in (deformation.grid, deformation.matrix, deformation.offset)):
         raise InputError("has numbers that are not finite")
     gray = {name: tuple(float(line[f"{name}_{c}"]) for c in range(n_channels)) for name in GRAY}
-    return Sample(example, int(line["t"]), (z, y, x), deformation, GrayVariation(**gray, seed=int(line["noise_seed"])))
+    if line["interpolation"] not in ("linear", "cubic"):
+        raise InputError(f"interpolation is {line['interpolation']}; expected linear or cubic")
+    variation = GrayVariation(**gray, seed=int(line["noise_seed"]))
+    return Sample(example, int(line["t"]), (z, y, x), deformation, variation, line["interpolation"])

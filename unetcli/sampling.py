@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,9 @@ from unetcli.image.location import Location
 from unetcli.image.source import Source, read_mirrored
 from unetcli.image.store import Image, open_store
 from unetcli.image.tiling import Box
-from unetcli.kernels.displacement import Deformation, random_deformation, source_box, warp_image, warp_labels
+from unetcli.kernels.deformation import Deformation, random_deformation, source_box
 from unetcli.kernels.gray import GrayVariation, apply_gray, random_gray
+from unetcli.kernels.warp import ORDERS, Layer, warp
 
 Block = NDArray[Any]
 Position = tuple[int, int, int]
@@ -115,6 +116,24 @@ def _with_weights(example: Example, maps: Mapping[str, Image], path: Location, *
     return replace(example, target=image.labels(TARGET), weights=image.level)
 
 
+class Rendering(NamedTuple):
+    """What a part of a sample shows.
+
+    Parameters
+    ----------
+    image : (c, z, y, x) float32
+        Gray values, normalized and varied.
+    labels : list of (z, y, x)
+        Each label image that was asked for, in its dtype.
+    weights : (z, y, x) float32
+        The weight map; `None` if there is none.
+    """
+
+    image: Block
+    labels: list[Block]
+    weights: Block | None
+
+
 @dataclass(frozen=True)
 class Sample:
     """One deformed view of a part of an image: a function of the seed and its number alone.
@@ -131,6 +150,8 @@ class Sample:
         Of the region.
     gray
         Variation of the gray values of each channel.
+    interpolation
+        Of the image, ``linear`` or ``cubic``.
     """
 
     example: Example
@@ -138,6 +159,7 @@ class Sample:
     origin: Position
     deformation: Deformation
     gray: GrayVariation
+    interpolation: str
 
     @property
     def shape(self) -> Position:
@@ -150,8 +172,17 @@ class Sample:
         z, y, x = self.example.image.axes.spacing
         return (math.inf if self.shape[0] == 1 else z, y, x)
 
-    def image(self, start: Position, stop: Position, mean: Block, std: Block) -> Block:
-        """Return gray values of a part of the region; any cut into parts gives the same pixels.
+    def render(
+        self,
+        start: Position,
+        stop: Position,
+        mean: Block,
+        std: Block,
+        labels: Sequence[Source] = (),
+        *,
+        inside: tuple[Position, Position] | None = None,
+    ) -> Rendering:
+        """Deform image, labels and weights in one pass; any cut into parts gives the same pixels.
 
         Parameters
         ----------
@@ -159,33 +190,31 @@ class Sample:
             The part (z, y, x), relative to the region.
         mean, std : (c,) float32
             Of each channel; gray values vary in units of `std` around `mean`.
+        labels
+            Label images of this image: each pixel gets the nearest one's value.
+        inside
+            The part of labels and weights, where it is a smaller one.
 
         Returns
         -------
-        (c, z, y, x) float32
-            ``(gray values - mean) / std``, deformed, then varied. What the blur looks at around the part is
-            rendered too: the deformation goes on outside of the region.
+        Rendering
+            Gray values are ``(gray values - mean) / std``, deformed, then varied. What the blur looks at around
+            the part is rendered too: the deformation goes on outside of the region.
         """
-        spacing = self._spacing
-        halo = self.gray.halo(spacing)
-        wide_start, wide_stop = _grown(start, stop, halo)
-        low, block = self._read(self.example.image, wide_start, wide_stop)
-        normal = (block.astype(np.float32) - mean[:, None, None, None]) / std[:, None, None, None]
-        warped = warp_image(normal, low, self.deformation, wide_start, wide_stop)
-        return apply_gray(warped, start, self.gray, spacing)
+        spacing, near = self._spacing, inside or (start, stop)
+        part = _grown(start, stop, self.gray.halo(spacing))
+        layers = [self._layer(self.example.image, *part, ORDERS[self.interpolation])]
+        layers += [self._layer(source, *near, ORDERS["nearest"]) for source in labels]
+        if self.example.weights is not None:
+            layers.append(self._layer(self.example.weights, *near, ORDERS["linear"]))
+        image, *others = warp(self.deformation, layers)
+        normal = (image - mean[:, None, None, None]) / std[:, None, None, None]
+        weights = None if self.example.weights is None else others.pop()[0]
+        return Rendering(apply_gray(normal, start, self.gray, spacing), [label[0] for label in others], weights)
 
-    def labels(self, source: Source, start: Position, stop: Position) -> Block:
-        """Return labels (z, y, x) of the image, deformed by the same field: the nearest pixel's."""
-        low, block = self._read(source, start, stop)
-        return warp_labels(block[0], low, self.deformation, start, stop)
-
-    def weights(self, source: Source, start: Position, stop: Position) -> Block:
-        """Return a weight map (z, y, x) of the image, deformed by the same field, float32."""
-        low, block = self._read(source, start, stop)
-        warped: list[Block] = list(warp_image(block, low, self.deformation, start, stop))
-        return warped[0]
-
-    def blocks(self, sources: Sequence[Source], start: Position, stop: Position) -> tuple[Position, list[Block]]:
+    def blocks(
+        self, sources: Sequence[Source], start: Position, stop: Position, order: int
+    ) -> tuple[Position, list[Block]]:
         """Read what a part of the region shows, the same pixels of several sources of its image.
 
         Parameters
@@ -194,6 +223,8 @@ class Sample:
             Images of the same size.
         start, stop
             The part (z, y, x), relative to the region; it may reach past it.
+        order
+            Interpolation, as of `Layer`.
 
         Returns
         -------
@@ -202,16 +233,16 @@ class Sample:
         blocks
             The pixels of each source, (c, z, y, x).
         """
-        low, high = source_box(self.deformation, start, stop)
+        low, high = source_box(self.deformation, start, stop, order=order)
         first, last = (tuple(int(o + a) for o, a in zip(self.origin, end, strict=True)) for end in (low, high))
         boxes = [Box((self.t, 0, *first), (self.t + 1, source.shape[1], *last)) for source in sources]
         read = [read_mirrored(source, box)[0] for source, box in zip(sources, boxes, strict=True)]
         return (int(low[0]), int(low[1]), int(low[2])), read
 
-    def _read(self, source: Source, start: Position, stop: Position) -> tuple[Position, Block]:
-        """Read what a part of the region shows of one source."""
-        low, (block,) = self.blocks([source], start, stop)
-        return low, block
+    def _layer(self, source: Source, start: Position, stop: Position, order: int) -> Layer:
+        """Read what a part of the region shows of a source."""
+        origin, (block,) = self.blocks([source], start, stop, order)
+        return Layer(block, origin, start, stop, order)
 
 
 def draw_sample(
@@ -265,12 +296,13 @@ def draw_sample(
     deformation = random_deformation(
         rng,
         shape,
-        grid=(1 if ndim == 2 else config.grid, config.grid, config.grid),
+        grid=config.grid_points(ndim),
         std_px=config.elastic,
         rotation_rad=float(np.deg2rad(config.rotation)),
         scale=config.scaling,
         shift_px=config.shift,
         flip=config.flip,
+        spacing=example.image.axes.spacing,
     )
     gray = random_gray(
         rng,
@@ -282,7 +314,7 @@ def draw_sample(
         noise=config.noise,
         blur=config.blur,
     )
-    return Sample(example, t, (first, y, x), deformation, gray)
+    return Sample(example, t, (first, y, x), deformation, gray, config.interpolation)
 
 
 def _vary_together(image: Source, config: DeformConfig) -> bool:

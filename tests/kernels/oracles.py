@@ -60,3 +60,18 @@ def source_positions(deformation):
     moved = pixels + displacement(deformation) - centre
     offset = deformation.offset[:, None, None, None]
     return np.einsum("ij,jzyx->izyx", deformation.matrix, moved) + centre + offset
+
+
+def convolved(image, at):
+    """Sum Keys' kernel (a = -1/2) over all pixels of an image, along each axis longer than one pixel."""
+    axes = [axis for axis in range(3) if image.shape[axis] > 1]
+    values = np.empty(at.shape[1:])
+    for index in np.ndindex(values.shape):
+        near = image
+        for axis in axes:
+            s = np.abs(at[(axis, *index)] - np.arange(image.shape[axis]))
+            inner, outer = 1.5 * s**3 - 2.5 * s**2 + 1, -0.5 * s**3 + 2.5 * s**2 - 4 * s + 2
+            kernel = np.where(s <= 1, inner, np.where(s < 2, outer, 0))
+            near = (near * kernel.reshape([-1 if a == axis else 1 for a in range(3)])).sum(axis, keepdims=True)
+        values[index] = near.item() if near.size == 1 else np.nan
+    return values

@@ -50,6 +50,47 @@ def test_a_grid_that_does_not_deform_is_straight(tmp_path):
     assert blue.sum(axis=1).max() > 200
 
 
+def test_three_channels_are_colours(tmp_path):
+    red = np.zeros((3, 20, 24), np.uint8)
+    red[0, 5:15, 5:15] = 200
+    draw_sheet([SheetSample("red", red, np.zeros((20, 24), int))], tmp_path / "sheet.png")
+    picture = read_png(tmp_path / "sheet.png")[2].astype(int)
+    assert ((picture[..., 0] > 250) & (picture[..., 1:].max(axis=-1) < 5)).mean() > 0.05
+
+
+def test_details_stand_above_the_sample_and_take_room(tmp_path):
+    heights = []
+    for details in ((), ("turned", "brighter")):
+        sample = SheetSample("a", _sample().image, _sample().labels, details=details)
+        draw_sheet([sample, sample], tmp_path / "sheet.png")
+        heights.append(read_png(tmp_path / "sheet.png")[0][1])
+    assert heights[1] > heights[0] + 100
+
+
+def test_very_many_labels_leave_the_image_to_be_seen(tmp_path):
+    labels = np.arange(60 * 60).reshape(60, 60)  # each pixel is an object
+    draw_sheet([SheetSample("many", np.zeros((60, 60)), labels)], tmp_path / "sheet.png")
+    picture = read_png(tmp_path / "sheet.png")[2].astype(int)
+    assert not (np.abs(picture - [0xF0, 0xE4, 0x42]).max(axis=-1) < 10).any()
+
+
+def test_a_sample_of_one_line_has_no_grid(tmp_path):
+    image = np.zeros((1, 30), np.uint8)
+    draw_sheet([SheetSample("line", image, image, grid=np.zeros((2, 1, 30)), original=image)], tmp_path / "sheet.png")
+
+
+def test_the_edge_of_the_original_is_drawn_where_it_came_to_lie(tmp_path):
+    y, x = 40, 40
+    shifted = np.stack(np.meshgrid(np.arange(y), np.arange(x) + 20.0, indexing="ij")).astype(float)
+    image = np.zeros((y, x), np.uint8)
+    draw_sheet([SheetSample("right half", image, image.astype(int), grid=shifted)], tmp_path / "sheet.png")
+    picture = read_png(tmp_path / "sheet.png")[2].astype(int)
+    blue = picture[..., 2] - picture[..., 0] > 40
+    columns = np.nonzero(blue.any(axis=0))[0]
+    panel = 0.5 * picture.shape[1]  # there are two: with the grid, with the labels
+    assert columns.max() < 0.58 * panel  # nothing right of its middle, but for the width of the line
+
+
 @pytest.mark.parametrize("n", [0, 13])
 def test_number_of_samples(tmp_path, n):
     with pytest.raises(InputError, match=f"{n} samples"):

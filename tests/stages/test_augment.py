@@ -35,9 +35,10 @@ def test_same_seed_same_bytes_for_any_number_of_workers(instances, weight_maps, 
 
 
 def test_any_tiling_gives_the_same_pixels(instances, weight_maps, tmp_path, request):
-    augment.run(instances, tmp_path / "whole", AugmentConfig(samples=2), weights=weight_maps)
+    config = AugmentConfig(samples=2, blur=3)
+    augment.run(instances, tmp_path / "whole", config, weights=weight_maps)
     request.getfixturevalue("small_tiles")
-    augment.run(instances, tmp_path / "tiled", AugmentConfig(samples=2), weights=weight_maps)
+    augment.run(instances, tmp_path / "tiled", config, weights=weight_maps)
     for name in ("sample_00000", "sample_00001"):
         for label in (None, "truth", "target"):
             np.testing.assert_array_equal(
@@ -92,7 +93,7 @@ def test_image_and_labels_are_warped_by_one_field(tmp_path):
 
 
 def test_parameters_are_written_down_for_people(instances, tmp_path):
-    augment.run(instances, tmp_path / "a", AugmentConfig(samples=9, elastic=5, grid=4, blur=2, rotation=30))
+    augment.run(instances, tmp_path / "a", AugmentConfig(samples=9, elastic=5, grid="4", blur=2, rotation=30))
     rows = rows_of(tmp_path / "a")
     assert [r["sample"] for r in rows] == [f"sample_{k:05d}" for k in range(9)]
     assert {r["image"] for r in rows} <= {"img_00", "img_01"}  # img_02 is for validation
@@ -219,6 +220,7 @@ def damaged(path, column, value):
         ("matrix", "[[1", "line 3 is not a sample"),
         ("displacement_px", "[[1, 2]]", "line 3 is not a sample .* grid"),
         ("noise_seed", "", "line 3 is not a sample"),
+        ("interpolation", "nearest", "line 3: interpolation is nearest; expected linear or cubic"),
         ("sample", "sample_00000", "12 lines for 11 samples"),
     ],
     ids=lambda value: value if value.isidentifier() else "",
@@ -327,7 +329,7 @@ def test_volumes(tmp_path, ndim):
     data, maps = tmp_path / "d", tmp_path / "w"
     prep.run([tmp_path / "i.npy"], data, PrepConfig(ndim=ndim, label_kind="instances"), labels=[tmp_path / "l.npy"])
     weights.run(data, maps, WeightsConfig(sigma=2))
-    augment.run(data, tmp_path / "a", AugmentConfig(samples=2), weights=maps)
+    augment.run(data, tmp_path / "a", AugmentConfig(samples=2, blur=1), weights=maps, preview=tmp_path / "sheet.png")
     assert pixels(tmp_path / "a", "sample_00000").shape == (1, 1, 6 if ndim == 3 else 1, 30, 34)
     found = np.unique(pixels(tmp_path / "a", "sample_00000", "truth"))
     assert set(found) <= set(np.unique(labels))
@@ -349,7 +351,7 @@ def test_a_preview_that_can_not_be_written_fails_before_the_work(instances, tmp_
 
 
 def test_stopped_anywhere_and_called_again_ends_in_the_same_bytes(instances, weight_maps, tmp_path, small_tiles):
-    config = AugmentConfig(samples=2)
+    config = AugmentConfig(samples=3, blur=1)
     calls = count_calls(lambda p: augment.run(instances, tmp_path / "whole", config, weights=weight_maps, progress=p))
     for after in range(0, calls, max(1, calls // 4)):
         out = tmp_path / f"stopped_{after}"

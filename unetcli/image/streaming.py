@@ -23,7 +23,8 @@ from unetcli.image.source import Source, read_mirrored
 from unetcli.image.tiling import Box, Shape, Tile, TileGrid
 
 Block = NDArray[Any]
-Reader = Callable[[Source, Box], Block]
+Reader = Callable[[Source, Box], Any]
+"""Reads what a tile needs of a source: as a rule a block."""
 Progress = Callable[[int, int], None]
 """Called with the number of tiles done and their total after each; may raise to stop in time."""
 T = TypeVar("T")

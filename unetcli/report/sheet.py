@@ -17,16 +17,19 @@ from unetcli.report.pictures import ADDED, GRAY, INK, OUTLINE, to_gray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.patheffects import AbstractPathEffect
 
 MAX_SAMPLES = 12
 GRID_LINES = 8
 """Squares of the drawn grid along the longer side of an image."""
+CROWDED = 0.35
+"""Edges between labels, per pixel, from which on outlines would hide the image."""
 PANEL_INCHES = 2.3
 GRID_POINTS, EDGE_POINTS = 0.7, 1.6
 """Widths of the lines of the grid, and of the edge of the original."""
-LEGEND = "blue: lines that are straight on the original, thick at its edge; yellow: outlines of labels"
+LEGEND = "blue: lines that are straight on the original, thick at its edge; yellow: labels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,16 +199,28 @@ def _shadow(points: float) -> list[AbstractPathEffect]:
 
 
 def _draw_truth(axis: Axes, sample: SheetSample) -> None:
-    """Draw the image and the outlines of its objects, along the edges of pixels."""
+    """Draw the image and the outlines of its objects, along the edges of pixels; so many that they meet as areas."""
     from matplotlib.collections import LineCollection
 
     _draw_image(axis, sample.image, sample.original)
     labels = sample.labels
-    ys, xs = np.nonzero(labels[:-1] != labels[1:])
+    below, right = labels[:-1] != labels[1:], labels[:, :-1] != labels[:, 1:]
+    if below.sum() + right.sum() > CROWDED * labels.size:
+        areas = np.ma.masked_equal(labels, 0) != 0
+        axis.imshow(areas, cmap=_plain(OUTLINE), alpha=0.5, interpolation="nearest")
+        return
+    ys, xs = np.nonzero(below)
     flat = np.stack([np.stack([xs - 0.5, ys + 0.5], 1), np.stack([xs + 0.5, ys + 0.5], 1)], 1)
-    ys, xs = np.nonzero(labels[:, :-1] != labels[:, 1:])
+    ys, xs = np.nonzero(right)
     upright = np.stack([np.stack([xs + 0.5, ys - 0.5], 1), np.stack([xs + 0.5, ys + 0.5], 1)], 1)
     axis.add_collection(LineCollection([*flat, *upright], colors=OUTLINE, linewidths=0.8), autolim=False)
+
+
+def _plain(colour: str) -> ListedColormap:
+    """Return a map of all values to one colour."""
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap([colour])
 
 
 def _write_caption(axis: Axes, sample: SheetSample) -> None:

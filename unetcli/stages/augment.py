@@ -6,8 +6,9 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from unetcli.image.source import Source, View, read_mirrored
 from unetcli.image.store import Image, open_store
 from unetcli.image.streaming import LazyWorks, Progress, Work, map_tiles, silent
 from unetcli.image.tiling import Box, Shape, TileGrid
-from unetcli.kernels.displacement import source_positions
+from unetcli.kernels.deformation import source_positions
 from unetcli.report.sheet import SheetSample, draw_sheet
 from unetcli.sample_table import describe, read_table, sample_name, table_of
 from unetcli.sampling import Example, Position, Sample, draw_sample, examples
@@ -114,7 +115,7 @@ def run(
         )
     samples = _drawn(dataset, found, config) if parameters is None else _listed(parameters, found, config)
     if dry_run:
-        return {"out": str(out), **_planned(dataset, samples)}
+        return {"out": str(out), **_planned(samples)}
     store = NewStore(
         out,
         stage="augment",
@@ -124,7 +125,14 @@ def run(
     )
     if not store.complete:
         works = _works(store, dataset, samples)
-        map_tiles(lambda _, *blocks: blocks, works, store.ledger, read=_read, workers=workers, progress=progress)
+        map_tiles(
+            lambda _, blocks: blocks,
+            works,
+            store.ledger,
+            read=lambda view, box: view.read(box),
+            workers=workers,
+            progress=progress,
+        )
         write(out / "parameters.csv", table_of(samples))
         described = {**dataset.store.attributes["data"], "ndim": samples.ndim, "validation": {}, "class_pixels": None}
         groups = zip(samples.groups, samples, strict=True)
@@ -165,14 +173,14 @@ def _listed(path: Location, found: Mapping[str, Example], config: AugmentConfig)
     return Numbered(list(table) if config.replay is None else [config.replay], table.__getitem__, ndim)
 
 
-def _planned(dataset: Dataset, samples: Numbered) -> dict[str, Any]:
+def _planned(samples: Numbered) -> dict[str, Any]:
     """Say what would be written, before compression."""
     n_pixels = n_bytes = 0
     images = set()
     for _, sample in samples:
         images.add(sample.example.name)
         n_pixels += math.prod(sample.shape)
-        n_bytes += sum(math.prod(v.shape) * v.dtype.itemsize for v in _views(dataset, sample).values())
+        n_bytes += sum(math.prod(a.shape) * a.dtype.itemsize for a in _arrays(sample).values())
     return {
         "would_write": f"{len(samples.numbers)} samples of {len(images)} training images: {n_pixels / 1e6:.3g} "
         f"megapixels, {n_bytes / 2**20:.3g} MiB before compression",
@@ -193,15 +201,19 @@ def _works(store: NewStore, dataset: Dataset, samples: Numbered) -> LazyWorks:
     def todo() -> Iterator[Work]:
         for group, (_, sample) in zip(samples.groups, samples, strict=True):
             tiles = [tile for tile in _grid(sample) if _tile_name(group, tile.index) not in store.ledger]
-            views = _views(dataset, sample) if tiles else {}
-            targets = tuple(
+            if not tiles:
+                continue
+            arrays = _arrays(sample)
+            targets = [
                 store.level(
-                    f"{group}/{place}".strip("/"), 0, v.axes, v.shape, v.dtype, is_label=place.startswith("labels")
+                    f"{group}/{place}".strip("/"), 0, a.axes, a.shape, a.dtype, is_label=place.startswith("labels")
                 )
-                for place, v in views.items()
-            )
+                for place, a in arrays.items()
+            ]
+            axes, shape, dtype = arrays[""]
+            view = DeformedView(sample.example.name, shape, dtype, axes, partial(_render, dataset, sample))
             for tile in tiles:
-                yield Work(_tile_name(group, tile.index), tile, tuple(views.values()), targets)
+                yield Work(_tile_name(group, tile.index), tile, (view,), tuple(targets))
 
     return LazyWorks(todo(), n_todo, total)
 
@@ -217,57 +229,55 @@ def _grid(sample: Sample) -> TileGrid:
     return TileGrid((1, n_channels, *sample.shape), (1, n_channels, *shard[2:]))
 
 
+class Array(NamedTuple):
+    """One array of a sample, as it is stored."""
+
+    axes: Axes
+    shape: Shape
+    dtype: np.dtype[Any]
+
+
 @dataclass(frozen=True)
 class DeformedView:
-    """One array of a sample as a source: reading a box renders it."""
+    """A sample as a source: reading a box renders all its arrays in one pass."""
 
     name: str
     shape: Shape
     dtype: np.dtype[Any]
     axes: Axes
-    render: Callable[[Position, Position], Block]
+    render: Callable[[Position, Position], list[Block]]
     notes: tuple[str, ...] = ()
     channels: tuple[Channel, ...] = ()
 
-    def read(self, box: Box) -> Block:
-        """Return the deformed pixels of a box, (1, c, z, y, x)."""
-        z, y, x = (slice(a, b) for a, b in zip(box.start[2:], box.stop[2:], strict=True))
-        block = self.render((z.start, y.start, x.start), (z.stop, y.stop, x.stop))
-        return block.reshape(box.shape)
+    def read(self, box: Box) -> Any:  # noqa: ANN401 - a block of each array
+        """Return the deformed pixels of a box, (1, c, z, y, x) of each array."""
+        (z, y, x), (z_stop, y_stop, x_stop) = box.start[2:], box.stop[2:]
+        return tuple(block[None] for block in self.render((z, y, x), (z_stop, y_stop, x_stop)))
 
 
-def _read(source: Source, box: Box) -> Block:
-    return source.read(box.clip(source.shape))  # labels have fewer channels than the image
-
-
-def _views(dataset: Dataset, sample: Sample) -> dict[str, DeformedView]:
+def _arrays(sample: Sample) -> dict[str, Array]:
     """Return the arrays of a sample by the place of each in its group."""
-    example, name = sample.example, sample.example.name
-    mean, std = dataset.normalization()
-
-    def gray(start: Position, stop: Position) -> Block:
-        values = sample.image(start, stop, mean, std) * std[:, None, None, None] + mean[:, None, None, None]
-        return _to_dtype(values, example.image.dtype)
-
-    def labels(source: Source) -> DeformedView:
-        axes = _sample_axes(source.axes, sample)
-        return DeformedView(name, (1, 1, *sample.shape), source.dtype, axes, lambda a, b: sample.labels(source, a, b))
-
-    image_axes = _sample_axes(example.image.axes, sample)
-    shape = (1, example.image.shape[1], *sample.shape)
-    views = {"": DeformedView(name, shape, example.image.dtype, image_axes, gray)}
-    views[f"labels/{TRUTH}"] = labels(example.truth)
+    example = sample.example
+    sources = {"": example.image, f"labels/{TRUTH}": example.truth}
     if example.target is not None and example.weights is not None:
-        source = example.weights
-        views[f"labels/{TARGET}"] = labels(example.target)
-        views[WEIGHTS] = DeformedView(
-            name,
-            (1, 1, *sample.shape),
-            np.dtype("float32"),
+        sources |= {f"labels/{TARGET}": example.target, WEIGHTS: example.weights}
+    return {
+        place: Array(
             _sample_axes(source.axes, sample),
-            lambda a, b: sample.weights(source, a, b),
+            (1, source.shape[1], *sample.shape),
+            np.dtype("float32") if place == WEIGHTS else source.dtype,
         )
-    return views
+        for place, source in sources.items()
+    }
+
+
+def _render(dataset: Dataset, sample: Sample, start: Position, stop: Position) -> list[Block]:
+    """Render a part of a sample, (c, z, y, x) of each of its arrays."""
+    example, (mean, std) = sample.example, dataset.normalization()
+    sources = [example.truth, *([example.target] if example.target is not None else [])]
+    image, labels, weights = sample.render(start, stop, mean, std, sources)
+    image = _to_dtype(image * std[:, None, None, None] + mean[:, None, None, None], example.image.dtype)
+    return [image, *(label[None] for label in labels), *([] if weights is None else [weights[None]])]
 
 
 def _sample_axes(axes: Axes, sample: Sample) -> Axes:
@@ -286,19 +296,19 @@ def _to_dtype(values: Block, dtype: np.dtype[Any]) -> Block:
 
 def _metadata(dataset: Dataset, group: str, k: int, sample: Sample) -> ImageMetadata:
     classes = dict(enumerate(dataset.classes))
-    views = _views(dataset, sample)
+    arrays = _arrays(sample)
     named = {TRUTH: classes if dataset.label_kind == "classes" else {}, TARGET: classes}
     labels = tuple(
-        ImageMetadata(label, views[f"labels/{label}"].axes, classes=names, source="../../")
+        ImageMetadata(label, arrays[f"labels/{label}"].axes, classes=names, source="../../")
         for label, names in named.items()
-        if f"labels/{label}" in views
+        if f"labels/{label}" in arrays
     )
-    nested = (ImageMetadata(f"{group}/{WEIGHTS}".strip("/"), views[WEIGHTS].axes),) if WEIGHTS in views else ()
+    nested = (ImageMetadata(f"{group}/{WEIGHTS}".strip("/"), arrays[WEIGHTS].axes),) if WEIGHTS in arrays else ()
     stats = dataset.statistics
     low, high = min(s["min"] for s in stats), max(s["max"] for s in stats)
     return ImageMetadata(
         group,
-        views[""].axes,
+        arrays[""].axes,
         sample_name(k),
         channels=sample.example.image.channels,
         window=(low, max(high, low + 1)),

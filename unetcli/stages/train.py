@@ -109,6 +109,7 @@ def run(
     parameters = network_parameters(config, dataset)
     geometry = geometry_of(config.arch, parameters)
     geometry.check_size("--patch-size", config.patch_size)
+    config.grid_points(ndim=2)
     _check_norm(config, geometry)
     if dry_run:
         return _dry_run(config, parameters, geometry, dataset)
