@@ -1,22 +1,33 @@
-"""The presets on a CUDA device: training steps and prediction per second; ready for a machine that has one."""
+"""The presets on a CUDA device: training steps, prediction and augmentation per second, and what waits for what."""
 
 from __future__ import annotations
 
+import csv
+import json
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from benchmarks.machine import describe
-from unetcli.config import PRESETS, with_preset
+from unetcli.batches import BatchMaker, open_planes
+from unetcli.config import PRESETS, PrepConfig, WeightsConfig, with_preset
+from unetcli.demo import write_pictures
+from unetcli.image.dataset import open_dataset
 from unetcli.models import build_model
 from unetcli.models.geometry import geometry_of
 from unetcli.models.losses import weighted_cross_entropy
+from unetcli.stages import prep, train, weights
 
 STEPS = 30
+TRAINED = 200
+"""Steps of a training run; its first half is not counted."""
 
 
 def run() -> None:
-    """Print images per second of a training step and of a forward pass, for each preset."""
+    """Print, for each preset, patches per second of step, forward pass and augmentation, and the time spent waiting."""
     print(describe())
     if not torch.cuda.is_available():
         print("no CUDA device: nothing to measure")
@@ -24,6 +35,40 @@ def run() -> None:
     for preset in PRESETS:
         step, forward = _rates(preset)
         print(f"{preset:>8}: {step:8.1f} patches/s in training, {forward:8.1f} patches/s forward, bf16")
+    with tempfile.TemporaryDirectory() as folder:
+        found = {preset: _augmentation(Path(folder), preset, torch.device("cuda")) for preset in PRESETS}
+    print(json.dumps(found))
+    print("\npatches/s augmented: by one thread with numba; on the device; read for it by one thread")
+    print("patches/s trained, and share of the time spent waiting for data, in a run augmented there")
+    for preset, row in found.items():
+        print(f"{preset:>8}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+
+
+def _augmentation(folder: Path, preset: str, device: torch.device) -> dict[str, float]:
+    """Measure both ways to augment, alone and in training, on pictures of cells."""
+    data, maps = folder / "data.zarr", folder / "weights.zarr"
+    if not data.exists():
+        write_pictures(folder, "train", 0, 6)
+        prep.run([folder / "train_images"], data, PrepConfig(), labels=[folder / "train_labels"])
+        weights.run(data, maps, WeightsConfig())
+    config, dataset = with_preset(preset, steps=TRAINED, validate_every=TRAINED // 2), open_dataset(data)
+    margin = geometry_of(config.arch, train.network_parameters(config, dataset)).margin
+    planes = open_planes(dataset, maps, validation=False)
+    host, other = (BatchMaker(planes, config, dataset, margin, device, on) for on in ("host", "device"))
+    made = other.make(0)
+    timed: dict[str, Callable[[], object]] = {
+        "numba": lambda: host.make(0), "device": lambda: other.place(made), "read": lambda: other.make(0),
+    }  # fmt: skip
+    found = {name: config.batch_size / _seconds(function) for name, function in timed.items()}
+    for on in ("host", "device"):
+        run = folder / f"{preset}_{on}"
+        changed = with_preset(preset, steps=TRAINED, validate_every=TRAINED // 2, augment_on=on)
+        train.run(data, run, changed, weights=maps, device=device.type)
+        with (run / "timing.csv").open() as file:
+            last = list(csv.DictReader(file))[-1]
+        found[f"trained_{on}"] = config.batch_size * TRAINED / 2 / float(last["seconds"])
+        found[f"waiting_{on}"] = float(last["data_wait"])
+    return found
 
 
 def _rates(preset: str) -> tuple[float, float]:
@@ -54,13 +99,17 @@ def _rates(preset: str) -> tuple[float, float]:
     return n / _seconds(step), n / _seconds(forward)
 
 
-def _seconds(function: object) -> float:
-    assert callable(function)
+def _seconds(function: Callable[[], object]) -> float:
     for _ in range(5):
         function()
-    torch.cuda.synchronize()
+    _wait()
     start = time.perf_counter()
     for _ in range(STEPS):
         function()
-    torch.cuda.synchronize()
+    _wait()
     return (time.perf_counter() - start) / STEPS
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

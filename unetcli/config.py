@@ -361,6 +361,10 @@ class TrainConfig(DeformConfig):
         "auto", "Arithmetic: bfloat16 (parameters stay float32) where the device is made for it, else float32.",
         choices=("auto", "float32", "bfloat16"),
     )  # fmt: skip
+    augment_on: str = setting(
+        "auto", "Where patches are deformed: by threads of the host, or on the device. auto: on CUDA where the threads "
+        "would keep the device waiting, by a measurement.", choices=("auto", "host", "device"), group="Augmentation",
+    )  # fmt: skip
     validate_every: int = setting(500, "Steps between validations and checkpoints.", minimum=1)
     seed: int = setting(0, "Seed of initialization, patches and augmentation.", minimum=0)
 

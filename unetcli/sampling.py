@@ -212,12 +212,37 @@ class Sample:
         weights = None if self.example.weights is None else others.pop()[0]
         return Rendering(apply_gray(normal, start, self.gray, spacing), [label[0] for label in others], weights)
 
-    def _layer(self, source: Source, start: Position, stop: Position, order: int) -> Layer:
-        """Read what a part of the region shows of a source."""
+    def blocks(
+        self, sources: Sequence[Source], start: Position, stop: Position, order: int
+    ) -> tuple[Position, list[Block]]:
+        """Read what a part of the region shows, the same pixels of several sources of its image.
+
+        Parameters
+        ----------
+        sources
+            Images of the same size.
+        start, stop
+            The part (z, y, x), relative to the region; it may reach past it.
+        order
+            Interpolation, as of `Layer`.
+
+        Returns
+        -------
+        origin : (z, y, x)
+            Where the pixels lie in the region's frame.
+        blocks
+            The pixels of each source, (c, z, y, x).
+        """
         low, high = source_box(self.deformation, start, stop, order=order)
         first, last = (tuple(int(o + a) for o, a in zip(self.origin, end, strict=True)) for end in (low, high))
-        block = read_mirrored(source, Box((self.t, 0, *first), (self.t + 1, source.shape[1], *last)))[0]
-        return Layer(block, (int(low[0]), int(low[1]), int(low[2])), start, stop, order)
+        boxes = [Box((self.t, 0, *first), (self.t + 1, source.shape[1], *last)) for source in sources]
+        read = [read_mirrored(source, box)[0] for source, box in zip(sources, boxes, strict=True)]
+        return (int(low[0]), int(low[1]), int(low[2])), read
+
+    def _layer(self, source: Source, start: Position, stop: Position, order: int) -> Layer:
+        """Read what a part of the region shows of a source."""
+        origin, (block,) = self.blocks([source], start, stop, order)
+        return Layer(block, origin, start, stop, order)
 
 
 def draw_sample(

@@ -19,6 +19,7 @@ from unetcli.sampling import draw_sample, examples
 from unetcli.stages import prep, train, weights
 
 CONFIG = TrainConfig(**TINY)
+ON_DEVICE = replace(CONFIG, augment_on="device")
 OPTIONS = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
 RESULTS = ("model.safetensors", "metrics.csv")
 
@@ -27,14 +28,14 @@ def results(run):
     return {name: (run / name).read_bytes() for name in RESULTS}
 
 
-def rows_of(run):
-    with (run / "metrics.csv").open() as file:
+def rows_of(run, name="metrics.csv"):
+    with (run / name).open() as file:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def test_files_of_a_run(trained):
     assert {p.name for p in trained.iterdir()} == {
-        "model.safetensors", "last.ckpt", "metrics.csv", "curves.png", "run.json",
+        "model.safetensors", "last.ckpt", "metrics.csv", "timing.csv", "curves.png", "run.json",
     }  # fmt: skip
     rows = rows_of(trained)
     assert [row["step"] for row in rows] == [2, 4, 6]
@@ -103,6 +104,81 @@ def test_signals_save_the_work(instances, weight_maps, trained, tmp_path, number
     assert results(tmp_path / "run") == results(trained)
 
 
+def test_the_time_spent_waiting_for_data_is_noted(instances, tmp_path):
+    progress = stop_after(3)
+    with pytest.raises(Stopped):
+        train.run(instances, tmp_path / "run", CONFIG, device="cpu", progress=progress)
+    summary = train.run(instances, tmp_path / "run", CONFIG, device="cpu")
+    rows = rows_of(tmp_path / "run", "timing.csv")
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert all(row["seconds"] > 0 and 0 <= row["data_wait"] <= 1 for row in rows)
+    share = np.average([row["data_wait"] for row in rows], weights=[row["seconds"] for row in rows])
+    assert summary["waiting_for_data_percent"] == pytest.approx(100 * share)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["augment_on"] == "host"
+
+
+@pytest.fixture(scope="module")
+def trained_on_device(instances, weight_maps, tmp_path_factory):
+    """Return a finished run whose patches were deformed by torch."""
+    out = tmp_path_factory.mktemp("on_device") / "run"
+    train.run(instances, out, ON_DEVICE, weights=weight_maps, device="cpu")
+    return out
+
+
+def test_augmentation_on_the_device_trains_as_on_the_host(trained, trained_on_device):
+    assert json.loads((trained_on_device / "run.json").read_text())["augment_on"] == "device"
+    for a, b in zip(rows_of(trained), rows_of(trained_on_device), strict=True):
+        assert a == pytest.approx(b, rel=1e-3)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("after", [2, 3])
+def test_augmentation_on_the_device_is_the_same_for_any_workers_and_stops(
+    instances, weight_maps, trained_on_device, tmp_path, workers, after
+):
+    run, options = tmp_path / "run", {"weights": weight_maps, "device": "cpu", "workers": workers}
+    with pytest.raises(Stopped):
+        train.run(instances, run, ON_DEVICE, **options, progress=stop_after(after))
+    train.run(instances, run, ON_DEVICE, **options)
+    assert results(run) == results(trained_on_device)
+
+
+def test_a_resumed_run_keeps_the_measured_choice(instances, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    for measured in ("device", "host"):
+        monkeypatch.setattr(train, "choose_augmentation", lambda *_, measured=measured: measured)
+        with pytest.raises(Stopped):
+            train.run(instances, run, CONFIG, device="cpu", progress=stop_after(2))
+        assert json.loads((run / "run.json").read_text())["augment_on"] == "device"
+
+
+def test_measuring_a_step_changes_nothing(instances, trained, tmp_path, monkeypatch):
+    """The network, its running means and the random numbers of dropout are as before."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda kept=torch.random.fork_rng, **_: kept(devices=[]))
+    config = replace(CONFIG, dropout=0.3)
+
+    def measure(host, _, seconds_per_step):
+        assert seconds_per_step(host.place(host.make(0))) > 0
+        return "host"
+
+    train.run(instances, tmp_path / "plain", config, device="cpu")
+    monkeypatch.setattr(train, "choose_augmentation", measure)
+    train.run(instances, tmp_path / "measured", config, device="cpu")
+    assert results(tmp_path / "measured") == results(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_losses_that_are_read_later_are_the_same(instances, weight_maps, trained, tmp_path, monkeypatch, after):
+    monkeypatch.setitem(train.LOSSES_AHEAD, "cpu", 4)
+    with pytest.raises(Stopped):
+        train.run(
+            instances, tmp_path / "run", CONFIG, weights=weight_maps, device="cpu", progress=stop_after(after)
+        )  # fmt: skip
+    train.run(instances, tmp_path / "run", CONFIG, weights=weight_maps, device="cpu")
+    assert results(tmp_path / "run") == results(trained)
+
+
 def test_a_second_call_does_nothing(instances, weight_maps, trained):
     before = files_of(trained)
     assert train.run(instances, trained, CONFIG, weights=weight_maps, device="cpu")["already_done"]
@@ -143,8 +219,10 @@ def test_overwrite_starts_again(instances, trained, copy_of):
     assert [row["step"] for row in rows_of(run)] == [2]
 
 
-def test_a_run_that_failed_at_once_can_be_mended(instances, tmp_path):
-    with pytest.raises(ConfigError, match="loss is"):
+@pytest.mark.parametrize("ahead", [1, 4])
+def test_a_run_that_failed_at_once_can_be_mended(instances, tmp_path, monkeypatch, ahead):
+    monkeypatch.setitem(train.LOSSES_AHEAD, "cpu", ahead)
+    with pytest.raises(ConfigError, match=r"loss is \w+ at step [23]"):
         train.run(
             instances,
             tmp_path / "run",

@@ -9,10 +9,9 @@ import logging
 import math
 import platform
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch import Tensor, nn, optim
 
 from unetcli import __version__
 from unetcli.atomic import write_atomically
+from unetcli.batches import BatchMaker, Patches, Plane, ahead, choose_augmentation, classes_of, open_planes
 from unetcli.config import TrainConfig
 from unetcli.errors import ConfigError, DeviceError, InputError, Unfinished, is_disk_full
 from unetcli.image.dataset import Dataset, open_dataset
@@ -31,7 +31,7 @@ from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import check_fingerprint
 from unetcli.image.location import Location
 from unetcli.image.new_store import check_apart
-from unetcli.image.source import in_memory, read_mirrored
+from unetcli.image.source import read_mirrored
 from unetcli.image.streaming import Progress, available_cpus, silent
 from unetcli.image.tiling import Box, TileGrid
 from unetcli.models import build_model
@@ -41,9 +41,8 @@ from unetcli.models.geometry import Geometry, geometry_of
 from unetcli.models.losses import weighted_cross_entropy
 from unetcli.models.overlap_tile import predict_core, read_extent
 from unetcli.report.curves import draw_curves
-from unetcli.sampling import Example, draw_sample, examples
+from unetcli.sampling import Example
 
-Plane = tuple[Example, int, int]
 Row = dict[str, float]
 
 OPTIMIZERS: dict[str, Callable[[Iterator[nn.Parameter], TrainConfig], optim.Optimizer]] = {
@@ -56,9 +55,9 @@ SCHEDULES: dict[str, Callable[[optim.Optimizer, TrainConfig], optim.lr_scheduler
         o, c.learning_rate, total_steps=max(c.steps, 2), pct_start=0.15
     ),
 }
-IN_MEMORY = 2**31
-"""Data sets up to so many bytes are decoded once and kept; of larger ones each patch is read from the store."""
 VALIDATION_TILE = 512
+LOSSES_AHEAD = {"cpu": 1, "cuda": 8}
+"""Steps that are begun before their losses are looked at: to look at one is to wait for the device."""
 
 
 def run(
@@ -80,7 +79,8 @@ def run(
     data
         A data set with labels.
     out
-        Folder of the run: ``model.safetensors``, ``last.ckpt``, ``metrics.csv``, ``curves.png``, ``run.json``.
+        Folder of the run: ``model.safetensors``, ``last.ckpt``, ``metrics.csv``, ``timing.csv``, ``curves.png``,
+        ``run.json``.
     config
         Settings, of a preset or changed from one.
     weights
@@ -119,7 +119,7 @@ def run(
         "inputs": {"data": fingerprint(data), "weights": fingerprint(weights) if weights else None},
     }
     check_apart(out, [data, *([weights] if weights else [])])
-    planes = {part: _planes(dataset, weights, validation=part == "validation") for part in ("training", "validation")}
+    training, validation = (open_planes(dataset, weights, validation=part) for part in (False, True))
     chosen = choose_device(device)
     if _is_complete(out, plan, overwrite=overwrite):
         return _summary(out, already=True)
@@ -128,10 +128,15 @@ def run(
         torch.set_num_threads(available_cpus())
     precision = choose_precision(config.precision, chosen)
     trainer = Trainer.build(config, parameters, geometry, dataset, chosen, precision)
-    _write_run_file(out, plan, trainer.network, {"device": str(chosen), "precision": precision})
     trainer.resume(out / "last.ckpt")
+    workers = workers or available_cpus()
     try:
-        trainer.fit(planes["training"], planes["validation"], out, workers=workers, progress=progress)
+        if not trainer.augment_on:  # as a checkpoint says
+            host = trainer.maker(training, "host")
+            trainer.augment_on = choose_augmentation(host, workers, trainer.seconds_per_step)
+        machine = {"device": str(chosen), "precision": precision, "augment_on": trainer.augment_on}
+        _write_run_file(out, plan, trainer.network, machine)
+        trainer.fit(training, validation, out, workers=workers, progress=progress)
     except torch.OutOfMemoryError as error:
         raise DeviceError(
             f"--device {device}: out of memory with {config.batch_size} patches of {config.patch_size} pixels",
@@ -188,23 +193,6 @@ def _dry_run(
     }
 
 
-def _planes(dataset: Dataset, weights: Location | None, *, validation: bool) -> list[Plane]:
-    found = examples(dataset, weights)
-    size = sum(np.prod(e.image.shape) * (e.image.dtype.itemsize + 5) for e in found.values())
-    if size <= IN_MEMORY:
-        found = {
-            name: replace(
-                e,
-                image=in_memory(e.image),
-                truth=in_memory(e.truth),
-                target=in_memory(e.target) if e.target else None,
-                weights=in_memory(e.weights) if e.weights else None,
-            )
-            for name, e in found.items()
-        }
-    return [(found[image.name], t, z) for image, t, z in dataset.planes(validation=validation)]
-
-
 @dataclass
 class Trainer:
     """A network in training: the loop, written out."""
@@ -218,7 +206,12 @@ class Trainer:
     scheduler: optim.lr_scheduler.LRScheduler
     rows: list[Row]
     losses: list[float]
+    timing: list[Row]
     step: int = 0
+    waited: float = 0.0
+    worked: float = 0.0
+    augment_on: str = ""
+    unread: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def build(
@@ -241,7 +234,7 @@ class Trainer:
         optimizer = OPTIMIZERS[config.optimizer](network.parameters(), config)
         scheduler = SCHEDULES[config.schedule](optimizer, config)
         network, optimizer = fabric.setup(network, optimizer)
-        return cls(config, geometry, dataset, fabric, network, optimizer, scheduler, [], [])
+        return cls(config, geometry, dataset, fabric, network, optimizer, scheduler, [], [], [])
 
     def fit(
         self,
@@ -249,78 +242,77 @@ class Trainer:
         validation: list[Plane],
         out: Path,
         *,
-        workers: int | None,
+        workers: int,
         progress: Progress,
     ) -> None:
         """Train up to the last step; validate, and save a checkpoint, every so many steps."""
         config = self.config
         self.network.train()
-        for batch in self._batches(training, workers):
-            self.losses.append(self._train_on(batch))
-            self.step += 1
-            if self.step % config.validate_every == 0 or self.step == config.steps:
+        maker = self.maker(training, self.augment_on)
+        depth = max(workers, LOSSES_AHEAD[self.fabric.device.type]) + 1
+        asked = time.perf_counter()
+        for made in ahead(maker.make, range(self.step, config.steps), workers=workers, depth=depth):
+            given = time.perf_counter()
+            self._train_on(maker.place(made))
+            validate = self.step % config.validate_every == 0 or self.step == config.steps
+            if validate or len(self.unread) >= LOSSES_AHEAD[self.fabric.device.type]:
+                self._read_losses()
+            self.waited, self.worked = self.waited + given - asked, self.worked + time.perf_counter() - given
+            if validate:
+                self._note_times(out)
                 self._validate(validation, out)
                 self.save(out / "last.ckpt")
             try:
                 progress(self.step, config.steps)
             except (Unfinished, KeyboardInterrupt):
+                self._read_losses()
                 self.save(out / "last.ckpt")
                 raise
+            asked = time.perf_counter()
 
-    def _train_on(self, batch: Sequence[Tensor]) -> float:
-        image, target, weights = (self.fabric.to_device(part) for part in batch)
+    def maker(self, planes: list[Plane], augment_on: str) -> BatchMaker:
+        """Return what makes the batches, augmented on the ``host`` or on the ``device``."""
+        return BatchMaker(planes, self.config, self.dataset, self.geometry.margin, self.fabric.device, augment_on)
+
+    def _train_on(self, batch: Patches) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = weighted_cross_entropy(self.network(image).float(), target, weights)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise ConfigError(
-                f"the loss is {value} at step {self.step + 1}; training can not go on",
-                fix=f"a smaller --learning-rate than {self.config.learning_rate:g}, with --overwrite",
-            )
+        loss = weighted_cross_entropy(self.network(batch.image).float(), batch.target, batch.weights)
         self.fabric.backward(loss)
         self.optimizer.step()
         self.scheduler.step()
-        return value
+        self.step += 1
+        self.unread.append(loss.detach())
 
-    def _batches(self, planes: list[Plane], workers: int | None) -> Iterator[list[Tensor]]:
-        """Yield the batches of the steps that are left; sample k of the run is a function of (seed, k) alone."""
-        config = self.config
+    def _read_losses(self) -> None:
+        """Wait for the device; refuse to go on, and to save anything, after a loss that is not finite."""
+        values = torch.stack(self.unread).tolist() if self.unread else []
+        self.unread = []
+        for step, value in enumerate(values, self.step - len(values) + 1):
+            if not math.isfinite(value):
+                raise ConfigError(
+                    f"the loss is {value} at step {step}; training can not go on",
+                    fix=f"a smaller --learning-rate than {self.config.learning_rate:g}, with --overwrite",
+                )
+        self.losses += values
 
-        def make(step: int) -> list[Tensor]:
-            first = step * config.batch_size
-            samples = [self._patch(planes, k) for k in range(first, first + config.batch_size)]
-            return [torch.from_numpy(np.stack(parts)) for parts in zip(*samples, strict=True)]
-
-        workers = workers or available_cpus()
-        with ThreadPoolExecutor(workers) as pool:
-            ahead: deque[Future[list[Tensor]]] = deque()
-            try:
-                for step in range(self.step, config.steps):
-                    while len(ahead) <= workers and step + len(ahead) < config.steps:
-                        ahead.append(pool.submit(make, step + len(ahead)))
-                    yield ahead.popleft().result()
-            finally:
-                for future in ahead:
-                    future.cancel()
-
-    def _patch(self, planes: list[Plane], k: int) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float32]]:
-        """Return image (c, y, x), and target and weights (y, x) where the network has an output."""
-        config = self.config
-        sample = draw_sample(planes, config, config.seed, k, config.patch_size, ndim=2)
-        mean, std = self.dataset.normalization()
-        m = self.geometry.margin
-        inside = (0, m, m), (1, config.patch_size - m, config.patch_size - m)
-        example = sample.example
-        labels = [example.target or example.truth]
-        image, (target,), weights = sample.render((0, 0, 0), sample.shape, mean, std, labels, inside=inside)
-        target = self._classes(example, target[0])
-        return image[:, 0], target, np.ones(target.shape, dtype=np.float32) if weights is None else weights[0]
-
-    def _classes(self, example: Example, labels: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the class of each pixel: object ids without a target are all of class 1."""
-        if example.target is None and self.dataset.label_kind == "instances":
-            labels = labels > 0
-        return labels.astype(np.int64)
+    def seconds_per_step(self, batch: Patches) -> float:
+        """Measure passes forward and backward on a CUDA device; leave everything as it was."""
+        n, start = 8, 0.0
+        before = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.network.train()
+        with torch.random.fork_rng(devices=[self.fabric.device]):
+            for k in range(2 * n):
+                if k == n:  # what came before was to get ready
+                    torch.cuda.synchronize(self.fabric.device)
+                    start = time.perf_counter()
+                self.fabric.backward(
+                    weighted_cross_entropy(self.network(batch.image).float(), batch.target, batch.weights)
+                )
+            torch.cuda.synchronize(self.fabric.device)
+        seconds = time.perf_counter() - start
+        self.optimizer.zero_grad(set_to_none=True)
+        self.network.load_state_dict(before)
+        return seconds / n
 
     def _validate(self, planes: list[Plane], out: Path) -> None:
         """Add a row to the metrics: overlap-tile prediction of the validation planes, summed over tiles."""
@@ -345,6 +337,13 @@ class Trainer:
         self.rows.append(row)
         _write_rows(out / "metrics.csv", self.rows)
 
+    def _note_times(self, out: Path) -> None:
+        """Add a row to the times: they differ from run to run, so they are kept apart from the metrics."""
+        seconds = self.waited + self.worked
+        self.timing.append({"step": self.step, "seconds": seconds, "data_wait": self.waited / seconds})
+        self.waited = self.worked = 0.0
+        _write_rows(out / "timing.csv", self.timing)
+
     def _score_plane(self, plane: Plane) -> Iterator[NDArray[np.float64]]:
         """Yield weighted loss, weight, wrong, foreground in both, in either, and pixels, of each tile.
 
@@ -357,7 +356,8 @@ class Trainer:
                 continue
             probabilities = self._predict(example, tile.core, mean, std)
             target_box = replace(tile.core, start=_channel(tile.core.start, 0), stop=_channel(tile.core.stop, 1))
-            target = self._classes(example, (example.target or example.truth).read(target_box)[0, 0, 0])
+            labels = (example.target or example.truth).read(target_box)[0, 0, 0]
+            target = classes_of(example, labels, self.dataset.label_kind).astype(np.int64)
             weights = example.weights.read(target_box)[0, 0, 0] if example.weights else np.ones(target.shape)
             likelihood = np.take_along_axis(probabilities, target[None], axis=0)[0]
             loss, counts = -(weights * np.log(likelihood.clip(1e-12))).sum(), weights > 0
@@ -388,6 +388,10 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "rows": self.rows,
             "losses": self.losses,
+            "timing": self.timing,
+            "waited": self.waited,
+            "worked": self.worked,
+            "augment_on": self.augment_on,
             "random_state": torch.get_rng_state(),
         }
         save_checkpoint(path, state)
@@ -401,6 +405,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.rows, self.losses = state["step"], state["rows"], state["losses"]
+        self.timing, self.waited, self.worked = state["timing"], state["waited"], state["worked"]
+        self.augment_on = state["augment_on"]
         torch.set_rng_state(state["random_state"])
 
 
@@ -452,6 +458,11 @@ def _write_rows(path: Path, rows: list[Row]) -> None:
     write_atomically(path, text.getvalue())
 
 
+def _read_rows(path: Path) -> list[Row]:
+    with path.open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
 def _header(
     config: TrainConfig,
     parameters: Mapping[str, Any],
@@ -478,7 +489,9 @@ def _header(
 
 def _summary(out: Path, *, already: bool) -> dict[str, Any]:
     run_file = json.loads((out / "run.json").read_text())
-    with (out / "metrics.csv").open() as file:
-        last = list(csv.DictReader(file))[-1]
-    scores = {name: float(value) for name, value in last.items()}
-    return {"out": str(out), "already_done": already, "parameters": run_file["parameters"], **scores}
+    scores, times = _read_rows(out / "metrics.csv")[-1], _read_rows(out / "timing.csv")
+    data_wait = sum(t["seconds"] * t["data_wait"] for t in times) / sum(t["seconds"] for t in times)
+    return {
+        "out": str(out), "already_done": already, "parameters": run_file["parameters"], **scores,
+        "waiting_for_data_percent": 100 * data_wait,
+    }  # fmt: skip
