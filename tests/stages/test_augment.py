@@ -2,6 +2,7 @@
 
 import csv
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from tests.conftest import Stopped, assert_same_files, cells, count_calls, files_of, pixels, stop_after
 from unetcli.config import AugmentConfig, PrepConfig, WeightsConfig
-from unetcli.errors import ConfigError, InputError, UnetcliError
+from unetcli.errors import ConfigError, InputError
 from unetcli.image.dataset import open_dataset
 from unetcli.image.new_store import NewStore
 from unetcli.image.store import open_store
@@ -344,8 +345,22 @@ def test_preview_is_a_picture(instances, weight_maps, tmp_path):
         assert min(sheet.size) > 100
 
 
+def test_the_grid_of_a_preview_ends_at_the_edges_of_the_image(tmp_path):
+    _, labels = cells((24, 301), 0)
+    for name in ("i.npy", "l.npy"):
+        np.save(tmp_path / name, labels)
+    prep.run([tmp_path / "i.npy"], tmp_path / "d", PrepConfig(), labels=[tmp_path / "l.npy"])
+    with mock.patch("unetcli.stages.augment.draw_sheet") as drawn:
+        augment.run(tmp_path / "d", tmp_path / "a", AugmentConfig(samples=1, **IDENTITY), preview=tmp_path / "s.png")
+    (sample,) = drawn.call_args.args[0]
+    assert sample.grid.shape == (2, 24, 256)
+    evenly = np.broadcast_to(np.linspace(0, 300, 256), (24, 256))
+    np.testing.assert_allclose(sample.grid[1], evenly, atol=0.5)
+    np.testing.assert_allclose(sample.grid[:, -1, -1], [23, 300])
+
+
 def test_a_preview_that_can_not_be_written_fails_before_the_work(instances, tmp_path):
-    with pytest.raises((UnetcliError, OSError)):
+    with pytest.raises(InputError, match=r"--preview .*sheet.png: can not be written"):
         augment.run(instances, tmp_path / "a", AugmentConfig(samples=1), preview=tmp_path / "none" / "sheet.png")
     assert not (tmp_path / "a").exists()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -26,6 +25,7 @@ from unetcli.image.store import Image, open_store
 from unetcli.image.streaming import LazyWorks, Progress, Work, map_tiles, silent
 from unetcli.image.tiling import Box, Shape, TileGrid
 from unetcli.kernels.deformation import source_positions
+from unetcli.report.figures import require_picture
 from unetcli.report.sheet import SheetSample, draw_sheet
 from unetcli.sample_table import describe, read_table, sample_name, table_of
 from unetcli.sampling import Example, Position, Sample, draw_sample, examples
@@ -108,11 +108,8 @@ def run(
     """
     dataset = open_dataset(data)
     found = examples(dataset, weights)
-    if preview is not None and (preview.is_dir() or not os.access(preview.parent, os.W_OK)):
-        raise InputError(
-            f"--preview {preview}: can not be written; expected a file in a folder that is there",
-            fix="--preview sheet.png",
-        )
+    if preview is not None:
+        require_picture("--preview", preview)
     samples = _drawn(dataset, found, config) if parameters is None else _listed(parameters, found, config)
     if dry_run:
         return {"out": str(out), **_planned(samples)}
@@ -346,7 +343,7 @@ def _preview(k: int, sample: Sample, written: Image) -> SheetSample:
         return shown.read(Box.whole(shown.shape).replace(2, z, z + 1))[0, :, 0]
 
     image = plane(written.level)
-    nodes = [np.array([z]), *(np.arange(0, n, math.ceil(n / GRID_NODES)) for n in (height, width))]
+    nodes = [np.array([z]), *(np.linspace(0, n - 1, min(n, GRID_NODES)).round().astype(int) for n in (height, width))]
     corner = (sample.t, 0, *sample.origin)
     original = Region(example.image, corner, (1, example.image.shape[1], *sample.shape))
     has_weights = (written.path / WEIGHTS).exists()
