@@ -289,9 +289,15 @@ def _sample_axes(axes: Axes, sample: Sample) -> Axes:
 
 def _to_dtype(values: Block, dtype: np.dtype[Any]) -> Block:
     if dtype.kind == "f":
-        return values.astype(dtype)
-    limits = np.iinfo(dtype)
-    return np.rint(values).clip(limits.min, limits.max).astype(dtype)
+        return values.clip(*_limits(np.finfo(dtype))).astype(dtype)
+    return np.rint(values).clip(*_limits(np.iinfo(dtype))).astype(dtype)
+
+
+def _limits(limits: np.finfo[Any] | np.iinfo[Any]) -> tuple[np.float32, np.float32]:
+    """Return the least and the greatest float32 that lie within the limits of a type."""
+    finite = np.finfo(np.float32)
+    low, high = np.float32(max(limits.min, finite.min)), np.float32(min(limits.max, finite.max))
+    return low, high if float(high) <= limits.max else np.nextafter(high, np.float32(0))
 
 
 def _metadata(dataset: Dataset, group: str, k: int, sample: Sample) -> ImageMetadata:
