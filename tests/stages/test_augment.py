@@ -366,6 +366,12 @@ def test_other_settings_and_other_weights_are_refused(instances, classes, weight
     before = files_of(tmp_path / "a")
     with pytest.raises(ConfigError, match="seed was 0, is 1"):
         augment.run(instances, tmp_path / "a", AugmentConfig(samples=1, seed=1))
+def test_a_grid_that_does_not_fit_fails_before_anything_is_written(instances, tmp_path):
+    with pytest.raises(ConfigError, match="--grid 2,3,4: expected one number, or 2"):
+        augment.run(instances, tmp_path / "a", AugmentConfig(grid="2,3,4"))
+    assert not (tmp_path / "a").exists()
+
+
     with pytest.raises(ConfigError, match="weights was"):
         augment.run(instances, tmp_path / "a", AugmentConfig(samples=1), weights=weight_maps)
     with pytest.raises(InputError, match="no weight maps"):

@@ -148,6 +148,7 @@ def run(
 def _drawn(dataset: Dataset, found: Mapping[str, Example], config: AugmentConfig) -> Numbered:
     """Return samples that are functions of the seed and their numbers."""
     ndim = config.ndim or dataset.ndim
+    config.grid_points(ndim)
     planes = [(found[image.name], t, z) for image, t, z in dataset.planes(validation=False) if ndim == 2 or z == 0]
     if not planes:
         raise InputError(f"{dataset.store.path}: has no training images", fix="prepare it with another --split")
