@@ -130,6 +130,7 @@ def read_table(path: Location, examples: Mapping[str, Example]) -> dict[int, Sam
     InputError
         If it is no such table, or not one of these images.
     """
+    csv.field_size_limit(2**31 - 1)  # of 131,072 characters: the vectors of a fine grid have more
     try:
         lines = list(csv.DictReader(io.StringIO(path.read_text())))
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -170,6 +170,26 @@ def test_all_samples_are_made_again_from_their_parameters(instances, weight_maps
     assert open_store(again).attributes["data"] == open_store(many).attributes["data"]
 
 
+def test_samples_of_a_fine_grid_are_made_again_from_their_parameters(instances, tmp_path):
+    augment.run(instances, tmp_path / "a", AugmentConfig(samples=1, grid="64", elastic=1, patch_size=20))
+    augment.run(instances, tmp_path / "b", AugmentConfig(), parameters=tmp_path / "a" / "parameters.csv")
+    assert_same_files(tmp_path / "a", tmp_path / "b", but=("zarr.json",))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32", "uint32", "float16", "float32", "float64"])
+def test_gray_values_that_a_type_can_not_hold_are_cut_off(tmp_path, dtype):
+    limits = np.finfo("float16") if dtype == "float16" else np.iinfo("int32" if "float" in dtype else dtype)
+    half = np.linspace(limits.min / 2, limits.max / 2, 400).reshape(20, 20)
+    np.save(tmp_path / "a.npy", (half + (limits.min + limits.max) / 2).astype(dtype))
+    np.save(tmp_path / "b.npy", (np.arange(400).reshape(20, 20) % 3 > 0).astype("uint8"))
+    prep.run([tmp_path / "a.npy"], tmp_path / "d", PrepConfig(axes="yx"), labels=[tmp_path / "b.npy"])
+    augment.run(tmp_path / "d", tmp_path / "out", AugmentConfig(samples=6, **{**IDENTITY, "contrast": 8}))
+    for k in range(6):
+        values = pixels(tmp_path / "out", f"sample_{k:05d}")[0, 0, 0].astype("float64")
+        assert np.isfinite(values).all()
+        assert (np.diff(values.ravel()) >= 0).all()
+
+
 def test_volumes_and_patches_are_made_again_from_their_parameters(tmp_path):
     for name, array in zip(("i.npy", "l.npy"), cells((9, 40, 44), 1), strict=True):
         np.save(tmp_path / name, array)
