@@ -13,7 +13,7 @@ import numpy as np
 
 from unetcli.errors import ConfigError, InputError
 from unetcli.image.location import Location
-from unetcli.kernels.deformation import Deformation
+from unetcli.kernels.deformation import MOST_PX, Deformation
 from unetcli.kernels.gray import GrayVariation
 from unetcli.sampling import Example, Sample
 
@@ -159,6 +159,8 @@ def _sample(line: Mapping[str, str], examples: Mapping[str, Example]) -> Sample:
     n_channels, n_t = example.image.shape[1], example.image.shape[0]
     z, y, x = (int(line[a]) for a in AT)
     size_z, size_y, size_x = (int(line[f"size_{a}"]) for a in AT)
+    if max(map(abs, (z, y, x))) >= MOST_PX:
+        raise InputError(f"begins at {z}, {y}, {x}; expected pixels of an image")
     if not 0 <= int(line["t"]) < n_t or min(size_z, size_y, size_x) < 1 or f"contrast_{n_channels}" in line:
         raise InputError(
             f"time point {line['t']}, {size_z} x {size_y} x {size_x} pixels; expected one of an image of {n_t} time "

@@ -236,7 +236,9 @@ def damaged(path, column, value):
         ("size_y", "0", "line 3: time point 0, 1 x 0 x 80"),
         ("x", "left", "line 3 .* invalid literal"),
         ("contrast_0", "-1", "line 3 .* contrast > 0"),
-        ("shift_x_px", "nan", "line 3: has numbers that are not finite"),
+        ("shift_x_px", "nan", "line 3 .* may reach nan pixels"),
+        ("shift_y_px", "1e10", "line 3 .* may reach 1e.10 pixels; expected less than"),
+        ("y", "-99999999999999999999", "line 3: begins at 0, -99999999999999999999, 0"),
         ("matrix", "[[1", "line 3 is not a sample"),
         ("displacement_px", "[[1, 2]]", "line 3 is not a sample .* grid"),
         ("noise_seed", "", "line 3 is not a sample"),
@@ -364,6 +366,12 @@ def test_preview_is_a_picture(instances, weight_maps, tmp_path):
         assert min(sheet.size) > 100
 
 
+def test_a_grid_that_does_not_fit_fails_before_anything_is_written(instances, tmp_path):
+    with pytest.raises(ConfigError, match="--grid 2,3,4: expected one number, or 2"):
+        augment.run(instances, tmp_path / "a", AugmentConfig(grid="2,3,4"))
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_preview_that_can_not_be_written_fails_before_the_work(instances, tmp_path):
     with pytest.raises((UnetcliError, OSError)):
         augment.run(instances, tmp_path / "a", AugmentConfig(samples=1), preview=tmp_path / "none" / "sheet.png")
@@ -386,12 +394,6 @@ def test_other_settings_and_other_weights_are_refused(instances, classes, weight
     before = files_of(tmp_path / "a")
     with pytest.raises(ConfigError, match="seed was 0, is 1"):
         augment.run(instances, tmp_path / "a", AugmentConfig(samples=1, seed=1))
-def test_a_grid_that_does_not_fit_fails_before_anything_is_written(instances, tmp_path):
-    with pytest.raises(ConfigError, match="--grid 2,3,4: expected one number, or 2"):
-        augment.run(instances, tmp_path / "a", AugmentConfig(grid="2,3,4"))
-    assert not (tmp_path / "a").exists()
-
-
     with pytest.raises(ConfigError, match="weights was"):
         augment.run(instances, tmp_path / "a", AugmentConfig(samples=1), weights=weight_maps)
     with pytest.raises(InputError, match="no weight maps"):

@@ -289,6 +289,7 @@ def _sample_axes(axes: Axes, sample: Sample) -> Axes:
 
 
 def _to_dtype(values: Block, dtype: np.dtype[Any]) -> Block:
+    """Bring float32 values to a type; what it can not hold is cut off."""
     if dtype.kind == "f":
         return values.clip(*_limits(np.finfo(dtype))).astype(dtype)
     return np.rint(values).clip(*_limits(np.iinfo(dtype))).astype(dtype)
