@@ -141,7 +141,7 @@ def read_table(path: Location, examples: Mapping[str, Example]) -> dict[int, Sam
     for number, line in enumerate(lines, start=2):
         try:
             found[int(line["sample"].removeprefix("sample_"))] = _sample(line, examples)
-        except (KeyError, ValueError, TypeError, ConfigError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError, ConfigError) as error:
             what = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
             raise InputError(f"{path}: line {number} is not a sample of augment: {what}", fix=FIX) from error
         except InputError as error:

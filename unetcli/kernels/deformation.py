@@ -78,7 +78,8 @@ class Deformation:
         if self.shape[0] == 1 and not stays:
             raise ConfigError("deformation: a region of one plane is moved along z; expected z to stay")
         vectors = np.abs(self.grid).max(axis=(1, 2, 3), initial=0) * math.prod(map(_spline_growth, self.grid.shape[1:]))
-        reach = float((np.abs(self.matrix) @ (self.shape + vectors) + self.shape + np.abs(self.offset)).max())
+        with np.errstate(over="ignore", invalid="ignore"):
+            reach = float((np.abs(self.matrix) @ (self.shape + vectors) + self.shape + np.abs(self.offset)).max())
         if not reach < MOST_PX:
             raise ConfigError(f"deformation: may reach {reach:g} pixels; expected less than {MOST_PX}")
 

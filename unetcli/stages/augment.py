@@ -354,7 +354,7 @@ def _preview(k: int, sample: Sample, written: Image) -> SheetSample:
         return shown.read(Box.whole(shown.shape).replace(2, z, z + 1))[0, :, 0]
 
     image = plane(written.level)
-    nodes = [np.array([z]), *(np.arange(0, n, math.ceil(n / GRID_NODES)) for n in (height, width))]
+    nodes = [np.array([z]), *(np.linspace(0, n - 1, min(n, GRID_NODES)).round().astype(int) for n in (height, width))]
     corner = (sample.t, 0, *sample.origin)
     original = Region(example.image, corner, (1, example.image.shape[1], *sample.shape))
     has_weights = (written.path / WEIGHTS).exists()
