@@ -43,6 +43,13 @@ def test_a_sample_is_the_same_after_writing_and_reading(tmp_path, shape, size, n
         assert [getattr(read[k], name) for name in same] == [getattr(sample, name) for name in same]
 
 
+@pytest.mark.parametrize(("ndim", "often"), [(2, 0.5), (3, 0.9)], ids=["planes", "volumes"])
+def test_an_image_is_shown_as_often_as_it_has_pixels(ndim, often):
+    planes = [(example((1, 1, depth, 10, 10)), 0, 0) for depth in (9, 1)]
+    shown = [draw_sample(planes, ALL, 0, k, None, ndim).example is planes[0][0] for k in range(400)]
+    assert abs(np.mean(shown) - often) < 0.08
+
+
 def test_each_line_has_the_same_columns():
     samples = [(k, draw_sample([(example((1, 2, 1, 40, 50)), 0, 0)], ALL, 0, k, None, 2)) for k in range(3)]
     lines = list(csv.reader(io.StringIO(table_of(samples))))

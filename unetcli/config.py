@@ -258,14 +258,14 @@ class DeformConfig(Config):
 
     elastic: float = setting(
         10.0, "Std of displacements on the control grid, pixels (of x, where z or y differ).", minimum=0,
-        group="Augmentation",
+        maximum=1000, group="Augmentation",
     )  # fmt: skip
     grid: str = setting("3", "Control points along each axis: 3, or 2,5,5 for z,y,x.", group="Augmentation")
     rotation: float = setting(180.0, "Largest rotation, degrees.", minimum=0, maximum=180, group="Augmentation")
     scaling: float = setting(
         1.1, "Largest scaling, and 1/this the smallest.", minimum=1, maximum=4, group="Augmentation"
     )
-    shift: float = setting(0.0, "Largest shift, pixels (of x).", minimum=0, group="Augmentation")
+    shift: float = setting(0.0, "Largest shift, pixels (of x).", minimum=0, maximum=10**6, group="Augmentation")
     flip: bool = setting(True, "Mirror along each axis, every other time.", group="Augmentation")
     interpolation: str = setting(
         "cubic", "Of deformed images; weights are linear, labels the nearest.", choices=("linear", "cubic"),
@@ -323,7 +323,7 @@ class AugmentConfig(DeformConfig):
 
     samples: int = setting(100, "Number of augmented samples.", minimum=1)
     seed: int = setting(0, "Sample k is a function of (seed, k) alone.", minimum=0)
-    shift: float = setting(20.0, "Largest shift, pixels (of x).", minimum=0, group="Augmentation")
+    shift: float = setting(20.0, "Largest shift, pixels (of x).", minimum=0, maximum=10**6, group="Augmentation")
     patch_size: int | None = setting(
         None, "Side of samples cut at random places, pixels. [default: whole images]", minimum=1, maximum=2**20
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from unetcli.errors import ConfigError, InputError
 from unetcli.image.location import Location
-from unetcli.kernels.deformation import Deformation
+from unetcli.kernels.deformation import MOST_PX, Deformation
 from unetcli.kernels.gray import GrayVariation
 from unetcli.sampling import Example, Sample
 
@@ -130,6 +130,7 @@ def read_table(path: Location, examples: Mapping[str, Example]) -> dict[int, Sam
     InputError
         If it is no such table, or not one of these images.
     """
+    csv.field_size_limit(2**31 - 1)  # of 131,072 characters: the vectors of a fine grid have more
     try:
         lines = list(csv.DictReader(io.StringIO(path.read_text())))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -140,7 +141,7 @@ def read_table(path: Location, examples: Mapping[str, Example]) -> dict[int, Sam
     for number, line in enumerate(lines, start=2):
         try:
             found[int(line["sample"].removeprefix("sample_"))] = _sample(line, examples)
-        except (KeyError, ValueError, TypeError, ConfigError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError, ConfigError) as error:
             what = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
             raise InputError(f"{path}: line {number} is not a sample of augment: {what}", fix=FIX) from error
         except InputError as error:
@@ -158,6 +159,8 @@ def _sample(line: Mapping[str, str], examples: Mapping[str, Example]) -> Sample:
     n_channels, n_t = example.image.shape[1], example.image.shape[0]
     z, y, x = (int(line[a]) for a in AT)
     size_z, size_y, size_x = (int(line[f"size_{a}"]) for a in AT)
+    if max(map(abs, (z, y, x))) >= MOST_PX:
+        raise InputError(f"begins at {z}, {y}, {x}; expected pixels of an image")
     if not 0 <= int(line["t"]) < n_t or min(size_z, size_y, size_x) < 1 or f"contrast_{n_channels}" in line:
         raise InputError(
             f"time point {line['t']}, {size_z} x {size_y} x {size_x} pixels; expected one of an image of {n_t} time "

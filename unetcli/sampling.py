@@ -55,9 +55,10 @@ class Example:
     density: Density | None = None
 
     def share(self, t: int, z: int, ndim: int, *, whole: bool) -> float:
-        """Return how often a sample is of a plane, or volume: regions by its density if there is one, else by area."""
+        """Return how often a sample is of a plane, or volume: regions by density, or by pixels."""
         if self.density is None or whole:
-            return float(self.image.shape[3] * self.image.shape[4])
+            _, _, depth, height, width = self.image.shape
+            return float(height * width * (1 if ndim == 2 else depth))
         return self.density.total(self.planes(t, z, ndim))
 
     def planes(self, t: int, z: int, ndim: int) -> slice:

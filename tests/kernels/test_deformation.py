@@ -156,8 +156,13 @@ def test_in_space_a_deformation_is_the_same_for_any_spacing(shape):
 
 @pytest.mark.parametrize(
     ("grid", "offset", "message"),
-    [(np.ones((3, 1, 3, 3)), np.zeros(3), "moved along z"), (np.zeros((2, 3, 3)), np.zeros(3), "expected")],
-    ids=["leaves the plane", "wrong shape"],
+    [
+        (np.ones((3, 1, 3, 3)), np.zeros(3), "moved along z"),
+        (np.zeros((2, 3, 3)), np.zeros(3), "expected"),
+        (np.zeros((3, 1, 3, 3)), np.array([0, 0, 2.0**30]), "may reach"),
+        (np.eye(3)[:, 1].reshape(3, 1, 1, 1) * 1e300, np.zeros(3), "may reach"),
+    ],
+    ids=["leaves the plane", "wrong shape", "shifted too far", "vectors too long"],
 )
 def test_impossible_deformations_are_refused(grid, offset, message):
     with pytest.raises(ConfigError, match=message):

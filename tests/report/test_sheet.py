@@ -74,9 +74,14 @@ def test_very_many_labels_leave_the_image_to_be_seen(tmp_path):
     assert not (np.abs(picture - [0xF0, 0xE4, 0x42]).max(axis=-1) < 10).any()
 
 
-def test_a_sample_of_one_line_has_no_grid(tmp_path):
-    image = np.zeros((1, 30), np.uint8)
-    draw_sheet([SheetSample("line", image, image, grid=np.zeros((2, 1, 30)), original=image)], tmp_path / "sheet.png")
+def test_a_sample_of_one_line_is_drawn_without_a_grid(tmp_path):
+    red = np.zeros((3, 1, 30), np.uint8)
+    red[0, :, 5:] = 255
+    draw_sheet([SheetSample("line", red, red[0], grid=np.zeros((2, 1, 30)))], tmp_path / "sheet.png")
+    picture = read_png(tmp_path / "sheet.png")[2].astype(int)
+    reds = (picture[..., 0] > 200) & (picture[..., 1:3].max(axis=-1) < 50)
+    assert reds[:, : reds.shape[1] // 2].any()
+    assert reds[:, reds.shape[1] // 2 :].any()
 
 
 def test_the_edge_of_the_original_is_drawn_where_it_came_to_lie(tmp_path):

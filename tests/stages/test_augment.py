@@ -171,6 +171,26 @@ def test_all_samples_are_made_again_from_their_parameters(instances, weight_maps
     assert open_store(again).attributes["data"] == open_store(many).attributes["data"]
 
 
+def test_samples_of_a_fine_grid_are_made_again_from_their_parameters(instances, tmp_path):
+    augment.run(instances, tmp_path / "a", AugmentConfig(samples=1, grid="64", elastic=1, patch_size=20))
+    augment.run(instances, tmp_path / "b", AugmentConfig(), parameters=tmp_path / "a" / "parameters.csv")
+    assert_same_files(tmp_path / "a", tmp_path / "b", but=("zarr.json",))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32", "uint32", "float16", "float32", "float64"])
+def test_gray_values_that_a_type_can_not_hold_are_cut_off(tmp_path, dtype):
+    limits = np.finfo("float16") if dtype == "float16" else np.iinfo("int32" if "float" in dtype else dtype)
+    half = np.linspace(limits.min / 2, limits.max / 2, 400).reshape(20, 20)
+    np.save(tmp_path / "a.npy", (half + (limits.min + limits.max) / 2).astype(dtype))
+    np.save(tmp_path / "b.npy", (np.arange(400).reshape(20, 20) % 3 > 0).astype("uint8"))
+    prep.run([tmp_path / "a.npy"], tmp_path / "d", PrepConfig(axes="yx"), labels=[tmp_path / "b.npy"])
+    augment.run(tmp_path / "d", tmp_path / "out", AugmentConfig(samples=6, **{**IDENTITY, "contrast": 8}))
+    for k in range(6):
+        values = pixels(tmp_path / "out", f"sample_{k:05d}")[0, 0, 0].astype("float64")
+        assert np.isfinite(values).all()
+        assert (np.diff(values.ravel()) >= 0).all()
+
+
 def test_volumes_and_patches_are_made_again_from_their_parameters(tmp_path):
     for name, array in zip(("i.npy", "l.npy"), cells((9, 40, 44), 1), strict=True):
         np.save(tmp_path / name, array)
@@ -217,7 +237,12 @@ def damaged(path, column, value):
         ("size_y", "0", "line 3: time point 0, 1 x 0 x 80"),
         ("x", "left", "line 3 .* invalid literal"),
         ("contrast_0", "-1", "line 3 .* contrast > 0"),
-        ("shift_x_px", "nan", "line 3: has numbers that are not finite"),
+        ("blur_0", "1e30", "line 3 .* blur <= 1000"),
+        ("matrix", "[" * 100_000, "line 3 is not a sample .* recursion"),
+        ("matrix", "[[1,0,0],[0,1e308,0],[0,0,1e308]]", "line 3 .* may reach inf pixels"),
+        ("shift_x_px", "nan", "line 3 .* may reach nan pixels"),
+        ("shift_y_px", "1e10", "line 3 .* may reach 1e.10 pixels; expected less than"),
+        ("y", "-99999999999999999999", "line 3: begins at 0, -99999999999999999999, 0"),
         ("matrix", "[[1", "line 3 is not a sample"),
         ("displacement_px", "[[1, 2]]", "line 3 is not a sample .* grid"),
         ("noise_seed", "", "line 3 is not a sample"),
@@ -357,6 +382,12 @@ def test_the_grid_of_a_preview_ends_at_the_edges_of_the_image(tmp_path):
     evenly = np.broadcast_to(np.linspace(0, 300, 256), (24, 256))
     np.testing.assert_allclose(sample.grid[1], evenly, atol=0.5)
     np.testing.assert_allclose(sample.grid[:, -1, -1], [23, 300])
+
+
+def test_a_grid_that_does_not_fit_fails_before_anything_is_written(instances, tmp_path):
+    with pytest.raises(ConfigError, match="--grid 2,3,4: expected one number, or 2"):
+        augment.run(instances, tmp_path / "a", AugmentConfig(grid="2,3,4"))
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_preview_that_can_not_be_written_fails_before_the_work(instances, tmp_path):

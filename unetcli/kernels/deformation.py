@@ -17,8 +17,10 @@ from unetcli.errors import ConfigError
 
 Position = tuple[int, int, int]
 
+MOST_PX = 2**30
+"""Positions are nearer than this: pixels are counted in 32 bits."""
 _LATTICE = 16  # pixels along an axis that `source_box` evaluates between two control points, or in a smaller box
-_ROUNDING_PX = 1e-6  # more than positions of up to 2**30 pixels lose to rounding
+_ROUNDING_PX = 1e-6  # more than positions of up to `MOST_PX` lose to rounding
 _CUBIC_B_SPLINE = np.array([[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]]) / 6
 """Powers 1, t, t^2, t^3 between two knots (rows) in the four coefficients around (columns)."""
 
@@ -43,7 +45,7 @@ class Deformation:
     Raises
     ------
     ConfigError
-        If arrays do not fit, or a region of one plane is moved out of its plane.
+        If arrays do not fit, a region of one plane is moved out of its plane, or positions may reach 2**30 pixels.
 
     Notes
     -----
@@ -75,6 +77,11 @@ class Deformation:
         stays = not self.grid[0].any() and self.offset[0] == 0 and tuple(self.matrix[0]) == (1, 0, 0)
         if self.shape[0] == 1 and not stays:
             raise ConfigError("deformation: a region of one plane is moved along z; expected z to stay")
+        vectors = np.abs(self.grid).max(axis=(1, 2, 3), initial=0) * math.prod(map(_spline_growth, self.grid.shape[1:]))
+        with np.errstate(over="ignore", invalid="ignore"):
+            reach = float((np.abs(self.matrix) @ (self.shape + vectors) + self.shape + np.abs(self.offset)).max())
+        if not reach < MOST_PX:
+            raise ConfigError(f"deformation: may reach {reach:g} pixels; expected less than {MOST_PX}")
 
 
 def random_deformation(

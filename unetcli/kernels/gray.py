@@ -13,6 +13,7 @@ from unetcli.errors import ConfigError
 
 TRUNCATE = 4
 """Where a Gaussian is cut off, in standard deviations: 6e-5 of its area lies beyond."""
+MOST_BLUR_PX = 1000
 ISOTROPIC = (1.0, 1.0, 1.0)
 _BLOCK = 2048  # pixels that the blur adds up at a time, so that they stay in the first-level cache
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -37,7 +38,7 @@ class GrayVariation:
     noise
         Standard deviation of the Gaussian noise of each channel, in its standard deviations; >= 0.
     blur
-        Standard deviation of the Gaussian blur of each channel, in pixels of x; >= 0.
+        Standard deviation of the Gaussian blur of each channel, in pixels of x; 0 to 1000.
     seed
         Seed of the noise, 0 <= seed < 2**64.
 
@@ -62,12 +63,13 @@ class GrayVariation:
             and all(contrast > 0 for contrast in self.contrast)
             and all(abs(gamma) < 1 for gamma in self.gamma)
             and all(value >= 0 for value in (*self.noise, *self.blur))
+            and all(value <= MOST_BLUR_PX for value in self.blur)
             and 0 <= self.seed < 2**64
         )
         if not is_possible:
             raise ConfigError(
                 f"{self}: expected as many finite numbers each, contrast > 0, -1 < gamma < 1, "
-                "noise and blur >= 0, 0 <= seed < 2**64"
+                f"noise and blur >= 0, blur <= {MOST_BLUR_PX}, 0 <= seed < 2**64"
             )
 
     def halo(self, spacing: tuple[float, float, float] = ISOTROPIC) -> tuple[int, int, int]:

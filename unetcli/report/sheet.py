@@ -170,9 +170,11 @@ def _draw_grid(axis: Axes, sample: SheetSample) -> None:
     A line that was straight on the original, such as source y = 32, is now the contour along which the source
     position is 32. Beyond the edge of the original there is none.
     """
-    if sample.grid is None or min(sample.grid.shape) < 2:
+    if sample.grid is None:
         return
     _draw_image(axis, sample.image, sample.original)
+    if min(sample.grid.shape) < 2:  # one line of pixels has no contours
+        return
     y, x = sample.image.shape[-2:]
     node_ys, node_xs = np.linspace(0, y - 1, sample.grid.shape[1]), np.linspace(0, x - 1, sample.grid.shape[2])
     original = sample.image if sample.original is None else sample.original

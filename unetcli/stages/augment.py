@@ -145,6 +145,7 @@ def run(
 def _drawn(dataset: Dataset, found: Mapping[str, Example], config: AugmentConfig) -> Numbered:
     """Return samples that are functions of the seed and their numbers."""
     ndim = config.ndim or dataset.ndim
+    config.grid_points(ndim)
     planes = [(found[image.name], t, z) for image, t, z in dataset.planes(validation=False) if ndim == 2 or z == 0]
     if not planes:
         raise InputError(f"{dataset.store.path}: has no training images", fix="prepare it with another --split")
@@ -285,10 +286,17 @@ def _sample_axes(axes: Axes, sample: Sample) -> Axes:
 
 
 def _to_dtype(values: Block, dtype: np.dtype[Any]) -> Block:
+    """Bring float32 values to a type; what it can not hold is cut off."""
     if dtype.kind == "f":
-        return values.astype(dtype)
-    limits = np.iinfo(dtype)
-    return np.rint(values).clip(limits.min, limits.max).astype(dtype)
+        return values.clip(*_limits(np.finfo(dtype))).astype(dtype)
+    return np.rint(values).clip(*_limits(np.iinfo(dtype))).astype(dtype)
+
+
+def _limits(limits: np.finfo[Any] | np.iinfo[Any]) -> tuple[np.float32, np.float32]:
+    """Return the least and the greatest float32 that lie within the limits of a type."""
+    finite = np.finfo(np.float32)
+    low, high = np.float32(max(limits.min, finite.min)), np.float32(min(limits.max, finite.max))
+    return low, high if float(high) <= limits.max else np.nextafter(high, np.float32(0))
 
 
 def _metadata(dataset: Dataset, group: str, k: int, sample: Sample) -> ImageMetadata:
