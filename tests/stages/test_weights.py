@@ -308,6 +308,25 @@ def test_sampling_map(tmp_path, monkeypatch, case, tile):
     assert sampling.level.dtype == np.float32
 
 
+@pytest.mark.parametrize("sigma", [300.0, 1e9, 1e-9])
+def test_a_reach_past_the_image_costs_no_more_than_the_image(tmp_path, small_tiles, sigma):
+    labels = cells((50, 61), 5, pitch=9)[1]
+    config = WeightsConfig(sigma=sigma)
+    weights.run(prepared(tmp_path, *cells((50, 61), 5, pitch=9)), tmp_path / "w", config)
+    expected = slow_map(labels.reshape(1, 50, 61), "instances", config, ndim=2)[0]
+    np.testing.assert_allclose(pixels(tmp_path / "w")[0, 0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [5.0, 1e9])
+def test_explain_where_much_is_ignored(tmp_path, small_tiles, sigma):
+    image, labels = cells((80, 61), 5, pitch=9)
+    labels[:64] = 99
+    config = WeightsConfig(ignore="99", sigma=sigma)
+    data = prepared(tmp_path, image, labels, label_kind="instances")
+    weights.run(data, tmp_path / "w", config, explain=tmp_path / "e.png")
+    assert (tmp_path / "e.png").is_file()
+
+
 def test_explain_on_a_store_that_is_complete_changes_nothing(classes, tmp_path):
     weights.run(classes, tmp_path / "w", WeightsConfig(), explain=tmp_path / "a.png")
     before = files_of(tmp_path / "w")

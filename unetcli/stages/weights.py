@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from unetcli.image.density import BlockCounts, block_axes, count_blocks
 from unetcli.image.location import Location
 from unetcli.image.new_store import NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
-from unetcli.image.source import read_filled
 from unetcli.image.store import Level, open_store
 from unetcli.image.streaming import Progress, Work, map_tiles, reduce_tiles, silent, work_on
 from unetcli.image.tiling import Tile, TileGrid
@@ -230,9 +229,7 @@ class _Job:
 
         total = np.zeros(n_classes, np.int64)
         works = self._works(image, ids, reach=0)
-        for tile, counts, found in reduce_tiles(
-            count, works, read=read_filled, workers=self.workers, progress=self.progress
-        ):
+        for tile, counts, found in reduce_tiles(count, works, workers=self.workers, progress=self.progress):
             total += counts
             if blocks and found is not None:
                 blocks.add(tile.core, found)
@@ -275,17 +272,21 @@ class _Job:
             weigh,
             self._works(image, ids, reach=borders.reach, targets=targets),
             self.store.ledger,
-            read=read_filled,
             workers=self.workers,
             progress=self.progress,
         )
 
     def _works(self, image: ImageLabels, ids: Level, *, reach: float, targets: Sequence[Level] = ()) -> Iterator[Work]:
-        """Lay tiles whose halo holds the reach of the border term, and of the cut between objects."""
+        """Lay tiles whose halo holds the reach of the border term, and of the cut between objects.
+
+        It ends at the edge of the image, past which there is no object, however far the term reaches.
+        """
+        shape = image.truth.shape
         halo = [math.ceil(reach / s) + self.config.border_width for s in image.spacing(self.ndim)]
         if self.ndim == 2:
             halo[0] = 0
-        return work_on(image.key, grid_over(image.truth.shape, self.ndim, (0, 0, *halo)), [image.truth, ids], targets)
+        tiles = (replace(tile, read=tile.read.clip(shape)) for tile in grid_over(shape, self.ndim, (0, 0, *halo)))
+        return work_on(image.key, tiles, [image.truth, ids], targets)
 
     def _metadata(self, image: ImageLabels) -> ImageMetadata:
         axes, classes = image.truth.axes, dict(enumerate(self.dataset.classes))
