@@ -29,6 +29,8 @@ from unetcli.report.figures import require_picture
 Block = NDArray[Any]
 Spacing = tuple[float, float, float]
 RULES = ("inverse", "median", "none")
+MOST = 1e6
+"""Largest weight of a class that can be given."""
 
 
 def run(
@@ -325,9 +327,9 @@ def given_balance(config: WeightsConfig, n_classes: int) -> NDArray[np.float64] 
         given = np.array([float(n) for n in text.split(",")])
     except ValueError:
         given = np.empty(0)
-    if len(given) != n_classes or not (np.isfinite(given).all() and (given >= 0).all() and given.any()):
+    if len(given) != n_classes or not (((given >= 0) & (given <= MOST)).all() and given.any()):
         raise ConfigError(
-            f"--balance {text}: expected {', '.join(RULES)}, or {n_classes} numbers of at least 0, one a class",
+            f"--balance {text}: expected {', '.join(RULES)}, or {n_classes} numbers from 0 to {MOST:.0e}, one a class",
             fix=f"--balance {','.join(['1'] * n_classes)}",
         )
     return given
