@@ -308,6 +308,11 @@ def test_sampling_map(tmp_path, monkeypatch, case, tile):
     assert sampling.level.dtype == np.float32
 
 
+def test_an_ignored_id_that_occurs_nowhere_is_told(instances, tmp_path):
+    result = weights.run(instances, tmp_path / "w", WeightsConfig(ignore="54321"))
+    assert result["ignored"] == "0.0% of pixels"
+
+
 @pytest.mark.parametrize("sigma", [300.0, 1e6, 0.01])
 def test_a_reach_past_the_image_costs_no_more_than_the_image(tmp_path, small_tiles, sigma):
     labels = cells((50, 61), 5, pitch=9)[1]

@@ -94,7 +94,7 @@ def run(
         job = _Job(store, dataset, labels, rule, config, ndim, workers, progress)
         job.run()
     drawn = {} if explain is None else {"explained": _explain(out, labels, rule, config, ndim, explain)}
-    return {**_summary(out, already=store.complete), **drawn}
+    return {**_summary(out, already=store.complete, ignoring=config.ignore is not None), **drawn}
 
 
 @dataclass(frozen=True)
@@ -380,7 +380,7 @@ def _explain(
     return str(path)
 
 
-def _summary(out: Location, *, already: bool) -> dict[str, Any]:
+def _summary(out: Location, *, already: bool, ignoring: bool) -> dict[str, Any]:
     store = open_store(out)
     made = store.attributes["weights"]
     named = zip(made["classes"], made["balance"], made["shares"], strict=True)
@@ -390,5 +390,5 @@ def _summary(out: Location, *, already: bool) -> dict[str, Any]:
         "images": len(store.images),
         "distances": "in planes" if made["ndim"] == 2 else "in volumes",
         "classes": ", ".join(f"{name}: weight {w:.3g}, {share:.1%} of pixels" for name, w, share in named),
-        **({"ignored": f"{made['ignored']:.1%} of pixels"} if made["ignored"] else {}),
+        **({"ignored": f"{made['ignored']:.1%} of pixels"} if ignoring else {}),
     }
