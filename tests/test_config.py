@@ -71,7 +71,7 @@ def test_values_outside_the_range_are_refused(stage, field):
         assert str(value) in str(caught.value)
 
 
-NEEDS = {"background": {"recipe": "plugin"}}
+NEEDS = {"background": {"recipe": "plugin"}, "sigma1": {"recipe": "plugin"}}
 """What a setting goes together with only."""
 
 
@@ -118,8 +118,8 @@ def test_all_mistakes_are_said_at_once():
 @pytest.mark.parametrize(
     ("stage", "given", "said"),
     [
-        (WeightsConfig, {"sigma": 0}, "--sigma 0: expected above 0"),
-        (WeightsConfig, {"w0": -1}, "--w0 -1: expected at least 0"),
+        (WeightsConfig, {"sigma": 0}, "--sigma 0: expected 0.01 to 1e+06"),
+        (WeightsConfig, {"w0": -1}, "--w0 -1: expected 0 to 1e+06"),
         (AugmentConfig, {"rotation": 181}, "--rotation 181: expected 0 to 180"),
         (PrepConfig, {"ngff": "0.6"}, "--ngff 0.6: expected one of 0.4, 0.5"),
         (WeightsConfig, {"w0": math.nan}, "--w0 nan: expected a finite number"),

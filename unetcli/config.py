@@ -201,10 +201,13 @@ class WeightsConfig(Config):
     """
 
     recipe: str = setting("paper", "Formula of the weights.", choices=tuple(RECIPES))
-    w0: float = setting(None, f"Height of the border term; 0 leaves it out. {_default_of('w0')}", minimum=0)
-    sigma: float = setting(
-        None, f"Width of the border term, pixels (of x, where z differs). {_default_of('sigma')}", above=0
+    w0: float = setting(
+        None, f"Height of the border term; 0 leaves it out. {_default_of('w0')}", minimum=0, maximum=1e6
     )
+    sigma: float = setting(
+        None, f"Width of the border term, pixels (of x, where z differs). {_default_of('sigma')}",
+        minimum=0.01, maximum=1e6,
+    )  # fmt: skip
     balance: str | None = setting(
         None, "Class weights w_c: inverse or median frequency, none, or a number for each class (1,2.5). "
         f"{_default_of('balance')}",
@@ -213,8 +216,9 @@ class WeightsConfig(Config):
         None, f"Weight of background far from objects. {_default_of('background')}", minimum=0, maximum=1
     )
     sigma1: float | None = setting(
-        None, f"Width of the surroundings of objects, whose weight nears 1, pixels. {_default_of('sigma1')}", above=0
-    )
+        None, f"Width of the surroundings of objects, whose weight nears 1, pixels. {_default_of('sigma1')}",
+        minimum=0.01, maximum=1e6,
+    )  # fmt: skip
     inside: bool = setting(False, "Narrow borders also weigh on the pixels of objects, not on background alone.")
     border_width: int = setting(
         1, "Pixels of objects that touch another one turn to background, so deep from the contact.", minimum=0

@@ -122,6 +122,7 @@ def _find_border(
         for tile in grid_over(image.weights.shape, ndim):
             gain = image.weights.read(tile.core) - background
             gain[image.target.read(tile.core) > 0] = 0
+            gain = np.maximum(gain, 0)  # ignored pixels have less than none
             highest = float(gain.max())
             if highest > best:
                 high = np.argwhere(gain >= 0.9 * highest)

@@ -14,7 +14,6 @@ from unetcli.image import new_store
 from unetcli.image.axes import Axes
 from unetcli.image.ledger import Ledger
 from unetcli.image.new_store import create_level
-from unetcli.image.source import read_filled, read_mirrored
 from unetcli.image.streaming import (
     Work,
     available_cpus,
@@ -69,8 +68,7 @@ def blur(_, block):
 
 @DRIVERS
 @pytest.mark.parametrize("workers", [1, 2, 5])
-@pytest.mark.parametrize(("read", "mode"), [(read_mirrored, "reflect"), (read_filled, "constant")])
-def test_any_number_of_threads_equals_the_whole_image(tmp_path, drive, workers, read, mode):
+def test_any_number_of_threads_equals_the_whole_image(tmp_path, drive, workers):
     out = target(tmp_path / "out")
     grid = TileGrid(SHAPE, out.shard, (0, 0, 0, 2, 1))
     assert len(grid) > 10
@@ -78,10 +76,9 @@ def test_any_number_of_threads_equals_the_whole_image(tmp_path, drive, workers, 
         blur,
         work_on("a", grid, [Counted(image())], [out]),
         Ledger(tmp_path / "o", {}),
-        read=read,
         workers=workers,
     )
-    padded = np.pad(image(), ((0, 0), (0, 0), (0, 0), (2, 2), (1, 1)), mode=mode)
+    padded = np.pad(image(), ((0, 0), (0, 0), (0, 0), (2, 2), (1, 1)), mode="reflect")
     np.testing.assert_array_equal(whole(out), blur(None, padded))
 
 

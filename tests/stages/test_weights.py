@@ -308,6 +308,30 @@ def test_sampling_map(tmp_path, monkeypatch, case, tile):
     assert sampling.level.dtype == np.float32
 
 
+def test_an_ignored_id_that_occurs_nowhere_is_told(instances, tmp_path):
+    result = weights.run(instances, tmp_path / "w", WeightsConfig(ignore="54321"))
+    assert result["ignored"] == "0.0% of pixels"
+
+
+@pytest.mark.parametrize("sigma", [300.0, 1e6, 0.01])
+def test_a_reach_past_the_image_costs_no_more_than_the_image(tmp_path, small_tiles, sigma):
+    labels = cells((50, 61), 5, pitch=9)[1]
+    config = WeightsConfig(sigma=sigma)
+    weights.run(prepared(tmp_path, *cells((50, 61), 5, pitch=9)), tmp_path / "w", config)
+    expected = slow_map(labels.reshape(1, 50, 61), "instances", config, ndim=2)[0]
+    np.testing.assert_allclose(pixels(tmp_path / "w")[0, 0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [5.0, 1e6])
+def test_explain_where_much_is_ignored(tmp_path, small_tiles, sigma):
+    image, labels = cells((80, 61), 5, pitch=9)
+    labels[:64] = 99
+    config = WeightsConfig(ignore="99", sigma=sigma)
+    data = prepared(tmp_path, image, labels, label_kind="instances")
+    weights.run(data, tmp_path / "w", config, explain=tmp_path / "e.png")
+    assert (tmp_path / "e.png").is_file()
+
+
 def test_explain_on_a_store_that_is_complete_changes_nothing(classes, tmp_path):
     weights.run(classes, tmp_path / "w", WeightsConfig(), explain=tmp_path / "a.png")
     before = files_of(tmp_path / "w")
@@ -324,7 +348,7 @@ def test_explain_where_nothing_can_be_written(instances, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("balance", ["1", "1,2,3", "a,b", "-1,2", "nan,1", "0,0", ""])
+@pytest.mark.parametrize("balance", ["1", "1,2,3", "a,b", "-1,2", "nan,1", "0,0", "1,1e300", ""])
 def test_balance_that_makes_no_sense_is_refused_before_anything_is_written(instances, tmp_path, balance):
     with pytest.raises(ConfigError, match="--balance"):
         weights.run(instances, tmp_path / "w", WeightsConfig(balance=balance))

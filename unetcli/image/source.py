@@ -141,16 +141,6 @@ def _stretches(pixels: NDArray[np.integer]) -> list[tuple[slice, slice]]:
     return found
 
 
-def read_filled(source: Source, box: Box) -> AnyArray:
-    """Read a box that may reach past the image; what lies outside is 0: for labels, no object."""
-    inside = box.clip(source.shape)
-    if inside == box:
-        return source.read(box)
-    block = np.zeros(box.shape, dtype=source.dtype)
-    block[inside.relative_to(box.start).slices] = source.read(inside)
-    return block
-
-
 @dataclass(frozen=True)
 class FileSource:
     """An image file, read in its own order of axes and shown as t, c, z, y, x.

@@ -20,7 +20,7 @@ from unetcli.errors import DeviceError, InputError, UnetcliError, is_disk_full
 from unetcli.image.ledger import JointLedger, Ledger
 from unetcli.image.location import Location
 from unetcli.image.source import Source, read_mirrored
-from unetcli.image.tiling import Box, Shape, Tile, TileGrid
+from unetcli.image.tiling import Box, Shape, Tile
 
 Block = NDArray[Any]
 Reader = Callable[[Source, Box], Any]
@@ -85,9 +85,11 @@ class Work:
     targets: tuple[Target, ...] = ()
 
 
-def work_on(name: str, grid: TileGrid, sources: Sequence[Source], targets: Sequence[Target] = ()) -> Iterator[Work]:
-    """Yield the work of each tile of a grid."""
-    return (Work(f"{name}/{tile.index}", tile, tuple(sources), tuple(targets)) for tile in grid)
+def work_on(
+    name: str, tiles: Iterable[Tile], sources: Sequence[Source], targets: Sequence[Target] = ()
+) -> Iterator[Work]:
+    """Yield the work of each tile, as those of a grid."""
+    return (Work(f"{name}/{tile.index}", tile, tuple(sources), tuple(targets)) for tile in tiles)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def map_tiles(
     ledger
         Where finished tiles are written down.
     read
-        What is done where a read box reaches past the image: `read_mirrored` or `read_filled`.
+        What is done where a read box reaches past the image.
     workers
         Number of threads; by default as many as there are processors.
     progress

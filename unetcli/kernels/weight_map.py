@@ -118,7 +118,8 @@ def weight_map(
     Notes
     -----
     ``balance[class]`` plus what `Borders` gives. Sums are float64, rounded once to float32. Needs a halo of
-    ``ceil(borders.reach / spacing)`` pixels; then any tile gives the bytes of the whole image.
+    ``ceil(borders.reach / spacing)`` pixels, fewer at the edge of the image; then any tile gives the bytes of the
+    whole image.
     """
     balance = np.ascontiguousarray(balance, dtype=np.float64)
     weights = np.empty(target.shape, np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from unetcli.image.density import BlockCounts, block_axes, count_blocks
 from unetcli.image.location import Location
 from unetcli.image.new_store import NewStore, collection_groups
 from unetcli.image.ngff import ImageMetadata
-from unetcli.image.source import read_filled
 from unetcli.image.store import Level, open_store
 from unetcli.image.streaming import Progress, Work, map_tiles, reduce_tiles, silent, work_on
 from unetcli.image.tiling import Tile, TileGrid
@@ -30,6 +29,8 @@ from unetcli.report.figures import require_picture
 Block = NDArray[Any]
 Spacing = tuple[float, float, float]
 RULES = ("inverse", "median", "none")
+MOST = 1e6
+"""Largest weight of a class that can be given."""
 
 
 def run(
@@ -93,7 +94,7 @@ def run(
         job = _Job(store, dataset, labels, rule, config, ndim, workers, progress)
         job.run()
     drawn = {} if explain is None else {"explained": _explain(out, labels, rule, config, ndim, explain)}
-    return {**_summary(out, already=store.complete), **drawn}
+    return {**_summary(out, already=store.complete, ignoring=config.ignore is not None), **drawn}
 
 
 @dataclass(frozen=True)
@@ -230,9 +231,7 @@ class _Job:
 
         total = np.zeros(n_classes, np.int64)
         works = self._works(image, ids, reach=0)
-        for tile, counts, found in reduce_tiles(
-            count, works, read=read_filled, workers=self.workers, progress=self.progress
-        ):
+        for tile, counts, found in reduce_tiles(count, works, workers=self.workers, progress=self.progress):
             total += counts
             if blocks and found is not None:
                 blocks.add(tile.core, found)
@@ -275,17 +274,21 @@ class _Job:
             weigh,
             self._works(image, ids, reach=borders.reach, targets=targets),
             self.store.ledger,
-            read=read_filled,
             workers=self.workers,
             progress=self.progress,
         )
 
     def _works(self, image: ImageLabels, ids: Level, *, reach: float, targets: Sequence[Level] = ()) -> Iterator[Work]:
-        """Lay tiles whose halo holds the reach of the border term, and of the cut between objects."""
+        """Lay tiles whose halo holds the reach of the border term, and of the cut between objects.
+
+        It ends at the edge of the image, past which there is no object, however far the term reaches.
+        """
+        shape = image.truth.shape
         halo = [math.ceil(reach / s) + self.config.border_width for s in image.spacing(self.ndim)]
         if self.ndim == 2:
             halo[0] = 0
-        return work_on(image.key, grid_over(image.truth.shape, self.ndim, (0, 0, *halo)), [image.truth, ids], targets)
+        tiles = (replace(tile, read=tile.read.clip(shape)) for tile in grid_over(shape, self.ndim, (0, 0, *halo)))
+        return work_on(image.key, tiles, [image.truth, ids], targets)
 
     def _metadata(self, image: ImageLabels) -> ImageMetadata:
         axes, classes = image.truth.axes, dict(enumerate(self.dataset.classes))
@@ -324,9 +327,9 @@ def given_balance(config: WeightsConfig, n_classes: int) -> NDArray[np.float64] 
         given = np.array([float(n) for n in text.split(",")])
     except ValueError:
         given = np.empty(0)
-    if len(given) != n_classes or not (np.isfinite(given).all() and (given >= 0).all() and given.any()):
+    if len(given) != n_classes or not (((given >= 0) & (given <= MOST)).all() and given.any()):
         raise ConfigError(
-            f"--balance {text}: expected {', '.join(RULES)}, or {n_classes} numbers of at least 0, one a class",
+            f"--balance {text}: expected {', '.join(RULES)}, or {n_classes} numbers from 0 to {MOST:.0e}, one a class",
             fix=f"--balance {','.join(['1'] * n_classes)}",
         )
     return given
@@ -377,7 +380,7 @@ def _explain(
     return str(path)
 
 
-def _summary(out: Location, *, already: bool) -> dict[str, Any]:
+def _summary(out: Location, *, already: bool, ignoring: bool) -> dict[str, Any]:
     store = open_store(out)
     made = store.attributes["weights"]
     named = zip(made["classes"], made["balance"], made["shares"], strict=True)
@@ -387,5 +390,5 @@ def _summary(out: Location, *, already: bool) -> dict[str, Any]:
         "images": len(store.images),
         "distances": "in planes" if made["ndim"] == 2 else "in volumes",
         "classes": ", ".join(f"{name}: weight {w:.3g}, {share:.1%} of pixels" for name, w, share in named),
-        **({"ignored": f"{made['ignored']:.1%} of pixels"} if made["ignored"] else {}),
+        **({"ignored": f"{made['ignored']:.1%} of pixels"} if ignoring else {}),
     }
