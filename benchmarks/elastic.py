@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,12 @@ from numpy.typing import NDArray
 from benchmarks.cells import Cells
 from benchmarks.deformers import PEERS, Case, Deform, Deformed, NotOfferedError, elasticdeform, opencv, scipy
 from benchmarks.machine import describe, interleaved, named, table
+from unetcli.image.source import read_mirrored
+from unetcli.image.tiling import Box
 from unetcli.kernels.deformation import random_deformation, source_box, source_positions
 from unetcli.kernels.warp import Layer, warp
 
+Corner = tuple[int, int, int]
 THREADS = 2
 GRAY_TOLERANCE = 2e-4
 """Ours are float32 of values around 1 that change by as much from pixel to pixel."""
@@ -49,28 +54,53 @@ def make_case(shape: tuple[int, int, int], order: int, std_px: float = 10.0) -> 
 
 
 def ours(case: Case) -> Deformed:
-    """Deform in bands on two threads: all that depends on our kernels."""
+    """Deform box by box on two threads: all that depends on our kernels."""
     deformation, shape = case.deformation, case.deformation.shape
-    low, high = source_box(deformation, (0, 0, 0), shape, order=case.order)
-    widths = [(int(max(0, -a)), int(max(0, b - n))) for a, b, n in zip(low, high, shape, strict=True)]
-    origin = tuple(-before for before, _ in widths)
-    image = np.pad(case.image.reshape(1, *shape), [(0, 0), *widths], mode="reflect")
-    labels = np.pad(case.labels.reshape(1, *shape), [(0, 0), *widths], mode="reflect")
-    warped, moved = np.empty((1, *shape), np.float32), np.empty(shape, np.uint32)
-    axis = 1 if shape[0] == 1 else 0
-    cuts = np.linspace(0, shape[axis], 2 * THREADS + 1).astype(int)
+    sources = [_Whole(case.image.reshape(shape)), _Whole(case.labels.reshape(shape))]
+    warped, moved = np.empty((1, *shape), np.float32), np.empty((1, *shape), np.uint32)
 
-    def band(a: int, b: int) -> None:
-        start, stop = [0, 0, 0], list(shape)
-        start[axis], stop[axis] = a, b
-        inside = tuple(map(slice, start, stop))
-        gray, ids = Layer(image, origin, start, stop, case.order), Layer(labels, origin, start, stop, 0)
-        warped[:, *inside], found = warp(deformation, [gray, ids])
-        moved[inside] = found[0]
+    def box(start: Corner, stop: Corner) -> None:
+        inside = (slice(None), *map(slice, start, stop))
+        low, high = source_box(deformation, start, stop, order=case.order)
+        origin, end = tuple(map(int, low)), tuple(map(int, high))
+        gray, ids = (read_mirrored(source, Box((0, 0, *origin), (1, 1, *end)))[0] for source in sources)
+        layers = [Layer(gray, origin, start, stop, case.order), Layer(ids, origin, start, stop, 0)]
+        warped[inside], moved[inside] = warp(deformation, layers)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(band, cuts[:-1], cuts[1:]))
+        list(pool.map(box, *zip(*_boxes(case), strict=True)))
     return warped.reshape(case.image.shape), moved.reshape(case.image.shape)
+
+
+def _boxes(case: Case) -> Iterator[tuple[Corner, Corner]]:
+    """Cut the image into boxes that need pixels of the image alone, and a rim that needs its mirror image."""
+    shape = case.deformation.shape
+    low, high = source_box(case.deformation, (0, 0, 0), shape, order=case.order)
+    cuts = []
+    for n, a, b in zip(shape, low, high, strict=True):
+        rim = 2 * max(0, -int(a), int(b) - n)
+        cuts.append([0, *([rim, n - rim] if 0 < rim < n // 4 else []), n])
+    axis = 1 if shape[0] == 1 else 0
+    cuts[axis] = sorted({*cuts[axis], *(shape[axis] * i // THREADS for i in range(1, THREADS))})
+    for parts in itertools.product(*(itertools.pairwise(c) for c in cuts)):
+        start, stop = zip(*parts, strict=True)
+        yield start, stop
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """An array (z, y, x) in memory as what `read_mirrored` reads."""
+
+    pixels: NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of pixels along t, c, z, y, x."""
+        return (1, 1, *self.pixels.shape)
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Return a view."""
+        return self.pixels[None, None][box.slices]
 
 
 def peers(case: Case) -> dict[str, Deform]:

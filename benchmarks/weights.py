@@ -138,10 +138,11 @@ def tiled_weights(labels: Labels, target: NDArray[np.uint8], spacing: Spacing, t
 
 
 def _cores(shape: tuple[int, ...], tile: int) -> Iterator[Box]:
-    """Cut planes, or whole columns of planes, into squares."""
+    """Cut planes into squares, and volumes into slabs along y."""
     n_z, n_y, n_x = shape
-    for y, x in itertools.product(range(0, n_y, tile), range(0, n_x, tile)):
-        yield slice(0, n_z), slice(y, min(y + tile, n_y)), slice(x, min(x + tile, n_x))
+    width = tile if n_z == 1 else n_x
+    for y, x in itertools.product(range(0, n_y, tile), range(0, n_x, width)):
+        yield slice(0, n_z), slice(y, min(y + tile, n_y)), slice(x, min(x + width, n_x))
 
 
 def _grow(box: Box, spacing: tuple[float, ...]) -> Box:

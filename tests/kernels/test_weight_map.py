@@ -86,6 +86,15 @@ def test_long_lines_with_empty_stretches():
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=EPSILON)
 
 
+def test_an_object_as_far_as_another_counts_once_that_comes_nearer():
+    labels = np.zeros((12, 10, 70), np.uint8)
+    labels[1, 2] = 1
+    labels[11, 2] = 2
+    labels[6, 6] = 2  # looked at last: until then both are 5 pixels from z 6, y 2
+    actual = border_terms(labels, Borders())
+    np.testing.assert_allclose(actual, oracles.border_terms(labels, Borders(), (1, 1, 1)), rtol=1e-6, atol=EPSILON)
+
+
 def test_weight_map_is_one_float64_sum_rounded_once():
     rng = np.random.default_rng(2)
     balance = rng.uniform(0.5, 2, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -118,11 +119,26 @@ def read_mirrored(source: Source, box: Box) -> AnyArray:
     block = source.read(inside)
     if inside == box:
         return block
-    for axis, (pixels, first) in enumerate(zip(shown, inside.start, strict=True)):
-        plain = pixels.size == block.shape[axis] and pixels[0] <= pixels[-1]
-        if not plain:
-            block = np.take(block, pixels - first, axis=axis)
-    return block
+    result = np.empty(box.shape, block.dtype)
+    stretches = [_stretches(pixels - first) for pixels, first in zip(shown, inside.start, strict=True)]
+    for parts in itertools.product(*stretches):
+        to, of = zip(*parts, strict=True)
+        result[to] = block[of]
+    return result
+
+
+def _stretches(pixels: NDArray[np.integer]) -> list[tuple[slice, slice]]:
+    """Cut an index at its mirrors: to which slice which slice goes, backwards behind every other mirror."""
+    steps = np.diff(pixels)
+    cuts = [0, *(np.flatnonzero(steps[1:] != steps[:-1]) + 2), pixels.size]
+    found = []
+    for a, b in itertools.pairwise(cuts):
+        first, last = int(pixels[a]), int(pixels[b - 1])
+        if first <= last:
+            found.append((slice(a, b), slice(first, last + 1)))
+        else:
+            found.append((slice(a, b), slice(first, last - 1 if last else None, -1)))
+    return found
 
 
 def read_filled(source: Source, box: Box) -> AnyArray:

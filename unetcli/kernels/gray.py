@@ -211,10 +211,10 @@ def _blurred(channel, halo, blur, spacing) -> NDArray[np.float32]:
         weights /= weights[0] + 2 * weights[1:].sum()
         shape = list(block.shape)
         step = math.prod(shape[axis + 1 :])
-        lines = np.ascontiguousarray(block, np.float32).reshape(math.prod(shape[:axis]), -1)
+        lines = np.ascontiguousarray(block, np.float32).reshape(math.prod(shape[:axis]), math.prod(shape[axis:]))
         shape[axis] -= 2 * radius
         block = np.empty(shape, np.float32)
-        _convolve(lines, step, weights.astype(np.float32), block.reshape(len(lines), -1))
+        _convolve(lines, step, weights.astype(np.float32), block.reshape(len(lines), math.prod(shape[axis:])))
     return block
 
 
