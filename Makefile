@@ -27,7 +27,8 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
-bench: .venv/installed   ## speed and memory beside peers, printed as a table
+bench: .venv/installed   ## speed and memory beside peers, printed as tables
+	@echo "Installing what is compared into .venv: the first time a minute or two."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-binary elasticdeform -e '.[bench-source]' \
 		|| echo "elasticdeform could not be built, which needs a C compiler: compared without it."

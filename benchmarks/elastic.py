@@ -18,7 +18,7 @@ from benchmarks.deformers import PEERS, Case, Deform, Deformed, NotOfferedError,
 from benchmarks.machine import describe, interleaved, named, table
 from unetcli.image.source import read_mirrored
 from unetcli.image.tiling import Box
-from unetcli.kernels.deformation import displacement_field, random_deformation, source_box
+from unetcli.kernels.deformation import random_deformation, source_box, source_positions
 from unetcli.kernels.warp import Layer, warp
 
 Corner = tuple[int, int, int]
@@ -151,13 +151,13 @@ def field_difference(case: Case) -> float:
     Its field is seen by deforming images whose values are their own coordinates, where it stays within them.
     """
     shape = case.image.shape
-    dense = displacement_field(case.deformation, (0, 0, 0), case.deformation.shape)
-    expected = dense.reshape(3, *shape)[3 - len(shape) :] + np.indices(shape)
+    positions = source_positions(case.deformation, [np.arange(n) for n in case.deformation.shape])
+    expected = positions.reshape(3, *shape)[3 - len(shape) :]
     ends = np.array(shape).reshape(-1, *[1] * len(shape)) - 1
     within = ((expected >= 0) & (expected <= ends)).all(axis=0)
     return max(
-        float(np.abs(_deform_alone(case, ramp) - positions)[within].max())
-        for ramp, positions in zip(np.indices(shape, dtype=float), expected, strict=True)
+        float(np.abs(_deform_alone(case, ramp) - there)[within].max())
+        for ramp, there in zip(np.indices(shape, dtype=float), expected, strict=True)
     )
 
 

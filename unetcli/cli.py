@@ -182,10 +182,10 @@ def augment(
 
     [bold]Example[/bold]: unetcli augment train.zarr --weights weights.zarr -n 20 -o augmented.zarr --preview sheet.png
     """
+    config = AugmentConfig(**given)
     from unetcli.stages import augment as stage
 
     with _progress("augment", common) as progress:
-        config = AugmentConfig(**given)
         paths: dict[str, Any] = {"weights": weights, "parameters": parameters, "preview": preview}
         return stage.run(data, out, config, **paths, **_passed(common), progress=progress)
 

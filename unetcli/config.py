@@ -288,7 +288,7 @@ class DeformConfig(Config):
         0.15, "Largest std of Gaussian noise, in std of the channel.", minimum=0, maximum=5, group="Augmentation"
     )
     blur: float = setting(
-        0.0, "Largest std of a Gaussian blur, pixels (of x, where z differs).", minimum=0, maximum=20,
+        0.0, "Largest std of a Gaussian blur, pixels (of x, where z or y differ).", minimum=0, maximum=20,
         group="Augmentation",
     )  # fmt: skip
     vary_channels: str | None = setting(

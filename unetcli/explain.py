@@ -15,11 +15,10 @@ from unetcli.image.store import Level
 from unetcli.image.tiling import Box, Shape
 from unetcli.kernels.distance import nearest_two
 from unetcli.kernels.weight_map import Borders
-from unetcli.objects import TargetRule, connected_parts, grid_over, over_volumes
+from unetcli.objects import ImageLabels, Spacing, TargetRule, connected_parts, grid_over, over_volumes
 from unetcli.report.explain import Explanation, Formula, Nearest, draw_explanation
 
 Block = NDArray[Any]
-Spacing = tuple[float, float, float]
 WINDOW = 160
 """Side of the part of an image that is shown, pixels."""
 CONTEXT = 128
@@ -36,25 +35,15 @@ class Explained:
 
     Parameters
     ----------
-    name
-        Of the image.
+    labels
+        What they were computed from.
     weights, target
         As stored.
-    truth, values
-        The labels, and what the objects are told from.
-    connected
-        Whether each connected part of `values` is an object.
-    spacing
-        Distance of neighbouring pixels along z, y and x.
     """
 
-    name: str
+    labels: ImageLabels
     weights: Level
     target: Level
-    truth: Level
-    values: Level
-    connected: bool
-    spacing: Spacing
 
 
 def explain_weights(
@@ -79,8 +68,9 @@ def explain_weights(
     image, at = _find_border(images, borders, background, ndim)
     window = _window(at, image.weights.shape)
     reach = max(borders.reach, LEAST_REACH)
-    objects, is_background, shown = _objects_around(image, window, rule, reach, ndim)
-    d1, d2 = (d[shown][0] for d in nearest_two(objects, spacing=image.spacing, reach=reach))
+    spacing = image.labels.spacing(ndim)
+    objects, is_background, shown = _objects_around(image.labels, window, rule, reach, ndim)
+    d1, d2 = (d[shown][0] for d in nearest_two(objects, spacing=spacing, reach=reach))
     weights = image.weights.read(window)[0, 0, 0]
     is_exact = np.abs(weights - background - borders_at(borders, d1, d2)) < 1e-3 * (1 + weights)
     pixel = _choose_pixel(is_background[shown][0] & is_exact, d1, d2, borders)
@@ -90,15 +80,15 @@ def explain_weights(
         f"{a} {n}" for a, n, size in (("t", t, image.weights.shape[0]), ("z", z, image.weights.shape[2])) if size > 1
     ]
     explanation = Explanation(
-        place=", ".join([image.name, *planes]),
+        place=", ".join([image.labels.name, *planes]),
         corner=(first_y, first_x),
         labels=objects[shown][0],
         d1=d1,
         d2=d2,
         weights=weights,
         pixel=pixel,
-        nearest=_nearest(objects, origin, pixel, image.spacing, reach),
-        has_ids=not image.connected,
+        nearest=_nearest(objects, origin, pixel, spacing, reach),
+        has_ids=not image.labels.connected,
         formula=Formula(background, borders.w0, borders.sigma, borders.w1, borders.sigma1),
         reach=reach,
     )
@@ -145,14 +135,14 @@ def _window(at: Shape, shape: Shape) -> Box:
 
 
 def _objects_around(
-    image: Explained, window: Box, rule: TargetRule, reach: float, ndim: int
+    labels: ImageLabels, window: Box, rule: TargetRule, reach: float, ndim: int
 ) -> tuple[Block, NDArray[np.bool_], tuple[slice, slice, slice]]:
     """Return the objects around a window and where background is, (z, y, x), and where the window lies in them."""
-    depth, *sides = (math.ceil(reach / s) + rule.border_width for s in image.spacing)
-    halo = [depth if ndim == 3 else 0, *(side + (CONTEXT if image.connected else 0) for side in sides)]
-    box = window.grow((0, 0, *halo)).clip(image.truth.shape)
-    truth, values = image.truth.read(box), image.values.read(box)
-    ids = connected_parts(values, ndim) if image.connected else values
+    depth, *sides = rule.halo(reach, labels.spacing(ndim), ndim)
+    halo = [depth, *(side + (CONTEXT if labels.connected else 0) for side in sides)]
+    box = window.grow((0, 0, *halo)).clip(labels.truth.shape)
+    truth, values = labels.truth.read(box), labels.values.read(box)
+    ids = connected_parts(values, ndim) if labels.connected else values
     target, objects = over_volumes(rule, ndim, truth, ids)
     shown = window.relative_to(box.start).slices[2:]
     return objects[0, 0], ((target == 0) & ~rule.is_ignored(truth))[0, 0], (shown[0], shown[1], shown[2])

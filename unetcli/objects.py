@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,39 @@ from unetcli.kernels.labels import face_pairs, label_components, merge
 from unetcli.kernels.weight_map import separation_border
 
 Block = NDArray[Any]
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ImageLabels:
+    """The labels of one image.
+
+    Parameters
+    ----------
+    name, group
+        Of the image, and of its group in the new store.
+    truth
+        Classes or ids.
+    values
+        What the objects are told from: ids, or classes.
+    connected
+        Whether each connected part of `values` is an object; else each value is one.
+    """
+
+    name: str
+    group: str
+    truth: Level
+    values: Level
+    connected: bool
+
+    @property
+    def key(self) -> str:
+        """What the image is called in the ledger and in messages."""
+        return self.group or "image"
+
+    def spacing(self, ndim: int) -> Spacing:
+        """Return the distance of neighbouring pixels along z, y, x in pixels of x; in planes all are 1."""
+        return self.truth.axes.spacing if ndim == 3 else (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -72,6 +106,11 @@ class TargetRule:
             return np.zeros(truth.shape, dtype=np.bool_)
         found: NDArray[np.bool_] = truth == self.ignored
         return found
+
+    def halo(self, reach: float, spacing: Spacing, ndim: int) -> tuple[int, int, int]:
+        """Return how many pixels (z, y, x) around a tile count in it: the reach of distances, and what cuts objects."""
+        z, y, x = (math.ceil(reach / s) + self.border_width for s in spacing)
+        return (z if ndim == 3 else 0, y, x)
 
 
 def over_volumes(kernel: Callable[..., Sequence[Block]], ndim: int, *blocks: Block) -> tuple[Block, ...]:

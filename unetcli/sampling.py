@@ -19,12 +19,11 @@ from unetcli.image.location import Location
 from unetcli.image.source import Source, read_mirrored
 from unetcli.image.store import Image, open_store
 from unetcli.image.tiling import Box
-from unetcli.kernels.deformation import Deformation, random_deformation, source_box
+from unetcli.kernels.deformation import Deformation, Position, random_deformation, source_box
 from unetcli.kernels.gray import GrayVariation, apply_gray, random_gray
 from unetcli.kernels.warp import ORDERS, Layer, warp
 
 Block = NDArray[Any]
-Position = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -282,18 +281,7 @@ def draw_sample(
             fix="prepare the data set with another --split, or make the weights with another --ignore",
         )
     example, t, z = planes[rng.choice(len(planes), p=areas / areas.sum())]
-    _, _, depth, height, width = example.image.shape
-    if ndim == 2:
-        whole, first = (1, height, width), z
-    else:
-        whole, first = (depth, height, width), 0
-    shape = whole if size is None else ((1 if ndim == 2 else min(size, depth)), size, size)
-    centre: Sequence[int | None] = (None, None, None)
-    if example.density and size is not None:
-        centre = example.density.draw(rng, example.planes(t, z, ndim))
-    if ndim == 3:
-        first = _place_around(rng, depth, shape[0], centre[0])
-    y, x = (_place_around(rng, *along) for along in zip(whole[1:], shape[1:], centre[1:], strict=True))
+    origin, shape = _draw_region(rng, example, t, z, size, ndim)
     deformation = random_deformation(
         rng,
         shape,
@@ -315,7 +303,22 @@ def draw_sample(
         noise=config.noise,
         blur=config.blur,
     )
-    return Sample(example, t, (first, y, x), deformation, gray, config.interpolation)
+    return Sample(example, t, origin, deformation, gray, config.interpolation)
+
+
+def _draw_region(
+    rng: np.random.Generator, example: Example, t: int, z: int, size: int | None, ndim: int
+) -> tuple[Position, Position]:
+    """Choose the first pixel (z, y, x) of a region of a plane or volume, and its extent."""
+    _, _, depth, height, width = example.image.shape
+    whole = (1 if ndim == 2 else depth, height, width)
+    shape = whole if size is None else (min(size, whole[0]), size, size)
+    centre: Sequence[int | None] = (None, None, None)
+    if example.density and size is not None:
+        centre = example.density.draw(rng, example.planes(t, z, ndim))
+    first = z if ndim == 2 else _place_around(rng, depth, shape[0], centre[0])
+    y, x = (_place_around(rng, *along) for along in zip(whole[1:], shape[1:], centre[1:], strict=True))
+    return (first, y, x), shape
 
 
 def _vary_together(image: Source, config: DeformConfig) -> bool:

@@ -1,8 +1,10 @@
 """Deformations to test with, and blocks of source pixels for them."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from unetcli.kernels.deformation import random_deformation, source_box
+from unetcli.kernels.deformation import random_deformation, source_box, source_positions
 from unetcli.kernels.warp import Layer
 
 SHAPES = [(1, 31, 44), (1, 1, 9), (1, 17, 1), (7, 12, 15), (2, 3, 1)]
@@ -17,6 +19,13 @@ def deform(seed, shape, options=EVERYTHING):
 
 def whole(shape):
     return (0, 0, 0), shape
+
+
+def displacement_field(deformation, start, stop):
+    """Return the displacement vectors of a box, (3, z, y, x), without the affine map."""
+    lattice = [np.arange(a, b) for a, b in zip(start, stop, strict=True)]
+    still = replace(deformation, matrix=np.eye(3), offset=np.zeros(3))
+    return source_positions(still, lattice) - np.stack(np.meshgrid(*lattice, indexing="ij"))
 
 
 def read_mirrored(image, lo, hi):

@@ -6,11 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kernels import oracles
-from tests.kernels.deformations import EVERYTHING, SHAPES, deform, whole
+from tests.kernels.deformations import EVERYTHING, SHAPES, deform, displacement_field, whole
 from unetcli.errors import ConfigError
 from unetcli.kernels.deformation import (
     Deformation,
-    displacement_field,
     random_deformation,
     source_box,
     source_positions,
@@ -91,7 +90,7 @@ def test_source_box_covers_rough_fields(shape):
 @settings(max_examples=100)
 @given(st.data())
 def test_source_box_covers_any_box(data):
-    shape = data.draw(st.tuples(st.sampled_from([1, 1, 5]), st.integers(1, 300), st.integers(1, 300)))
+    shape = data.draw(st.tuples(st.sampled_from([1, 1, 5]), st.integers(1, 150), st.integers(1, 150)))
     grid = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12)))
     seed = data.draw(st.integers(0, 99))
     deformation = random_deformation(np.random.default_rng(seed), shape, grid=grid, **{**EVERYTHING, "std_px": 40})
@@ -137,8 +136,8 @@ def test_random_deformation_follows_its_ranges_and_the_generator():
 
 
 def test_displacements_have_the_standard_deviation_asked_for():
-    grids = [random_deformation(np.random.default_rng(s), (4, 9, 9), std_px=(0, 5, 10)).grid for s in range(200)]
-    np.testing.assert_allclose(np.std(grids, axis=(0, 2, 3, 4)), [0, 5, 10], rtol=0.05)
+    grids = [random_deformation(np.random.default_rng(s), (4, 9, 9), std_px=5).grid for s in range(200)]
+    np.testing.assert_allclose(np.std(grids, axis=(0, 2, 3, 4)), 5, rtol=0.05)
 
 
 @pytest.mark.parametrize("shape", [(1, 30, 40), (5, 30, 40)], ids=["plane", "volume"])

@@ -29,9 +29,9 @@ def test_linear_warp_equals_map_coordinates(shape, dtype):
         np.testing.assert_allclose(actual, expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 13, 18), (1, 1, 9), (1, 17, 1), (5, 6, 9), (2, 3, 1)], ids=str)
 def test_cubic_warp_equals_the_sum_of_keys_kernel(shape):
-    for seed in range(6):
+    for seed in range(10):
         deformation, image = deform(seed, shape), image_of(shape, seed=seed)
         cut = layer(image, deformation, *whole(shape), 3)
         (actual,) = warp(deformation, [cut])

@@ -7,21 +7,13 @@ import pytest
 from scipy import ndimage
 
 from tests.conftest import Stopped, assert_same_files, cells, count_calls, files_of, pixels, stop_after
+from tests.kernels import oracles
 from unetcli.config import PrepConfig, WeightsConfig
 from unetcli.errors import ConfigError, InputError, UnetcliError
 from unetcli.image.store import open_store
 from unetcli.image.tiling import Box
 from unetcli.kernels.weight_map import class_balance
 from unetcli.stages import prep, weights
-
-
-def separated(objects, width):
-    """Return where an object has another one within a chessboard distance."""
-    near = np.zeros(objects.shape, bool)
-    size = tuple(min(2 * width + 1, 2 * n - 1) for n in objects.shape)
-    for i in np.unique(objects[objects > 0]):
-        near |= ndimage.maximum_filter(objects == i, size=size) & (objects > 0) & (objects != i)
-    return near
 
 
 def parts_of(values):
@@ -44,10 +36,9 @@ def slow_weights(truth, kind, config, spacing, ids=None):
     objects = np.where(classes > 0, objects, 0)
     if config.border_width:
         parts = [np.where(classes == c, objects, 0) for c in range(1, classes.max() + 1)]
-        border = np.any([separated(part, config.border_width) for part in parts], axis=0) if parts else False
+        border = np.any([oracles.separation_border(p, config.border_width) for p in parts], axis=0) if parts else False
         classes, objects = np.where(border, 0, classes), np.where(border, 0, objects)
-    found = [ndimage.distance_transform_edt(objects != i, sampling=spacing) for i in np.unique(objects[objects > 0])]
-    d1, d2 = np.sort([*found, np.full(truth.shape, np.inf), np.full(truth.shape, np.inf)], axis=0)[:2]
+    d1, d2 = oracles.nearest_two(objects, spacing, np.inf)
     narrow = config.w0 * np.exp(-((d1 + d2) ** 2) / (2 * config.sigma**2))
     is_background = classes == 0
     gain = np.where(is_background | (config.inside & (objects > 0)), narrow, 0)
@@ -98,7 +89,11 @@ CASES = {
         {"recipe": "plugin", "sigma": 2.0, "sigma1": 2.0},
     ),
     "inside": ((50, 61), {"label_kind": "instances"}, {"inside": True}),
-    "inside, plugin, 3D": ((5, 27, 33), {"label_kind": "classes", "ndim": 3}, {"inside": True, "recipe": "plugin"}),
+    "inside, plugin, 3D": (
+        (5, 27, 33),
+        {"label_kind": "classes", "ndim": 3},
+        {"inside": True, "recipe": "plugin", "sigma": 2.0, "sigma1": 2.0},
+    ),
     "an id ignored": ((50, 61), {"label_kind": "instances"}, {"ignore": "3"}),
     "a class ignored": ((50, 61), {"label_kind": "classes"}, {"ignore": "2", "border_width": 2}),
     "background ignored": ((50, 61), {"label_kind": "classes"}, {"ignore": "0"}),
@@ -111,8 +106,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("how", ["whole", "tiled", "tiled 0.4"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "how"),
+    [
+        *((case, how) for case in CASES for how in ("whole", "tiled")),
+        *((case, "tiled 0.4") for case in ("2D instances", "planes of classes", "3D spacing")),
+    ],
+)
 def test_equals_the_oracle(tmp_path, request, case, how):
     if how != "whole":
         request.getfixturevalue("small_tiles")

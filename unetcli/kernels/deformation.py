@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -89,7 +89,7 @@ def random_deformation(
     shape: Position,
     *,
     grid: Position = (3, 3, 3),
-    std_px: float | tuple[float, float, float] = 10.0,
+    std_px: float = 10.0,
     rotation_rad: float = 0.0,
     scale: float = 1.0,
     shift_px: float = 0.0,
@@ -107,7 +107,7 @@ def random_deformation(
     grid
         Control points along z, y and x; one along z if there is one plane.
     std_px
-        Standard deviation of the displacement vectors, of all or of their z, y and x components.
+        Standard deviation of each component of the displacement vectors.
     rotation_rad
         Largest angle of rotation in the y-x plane; uniform in [-rotation_rad, rotation_rad].
     scale
@@ -132,26 +132,6 @@ def random_deformation(
     cos, sin = math.cos(angle), math.sin(angle)
     rotation = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) * (size / size[:, None])
     return Deformation(shape, displacements, rotation * np.where(is_flipped, -1, 1) / magnification, offset)
-
-
-def displacement_field(deformation: Deformation, start: Position, stop: Position) -> NDArray[np.float64]:
-    """Return the dense displacement field of a box of the region, for pictures: warping never stores it.
-
-    Parameters
-    ----------
-    deformation
-        Only its grid counts, not its affine map.
-    start, stop : (z, y, x)
-        The box.
-
-    Returns
-    -------
-    (3, z, y, x) float64
-        Displacement vectors d(p) in pixels.
-    """
-    lattice = [np.arange(a, b) for a, b in zip(start, stop, strict=True)]
-    still = replace(deformation, matrix=np.eye(3), offset=np.zeros(3))
-    return source_positions(still, lattice) - np.stack(np.meshgrid(*lattice, indexing="ij"))
 
 
 def source_positions(deformation: Deformation, lattice: Sequence[NDArray[np.integer]]) -> NDArray[np.float64]:

@@ -24,6 +24,8 @@ from unetcli.kernels.distance import (
 
 EPSILON = 2.0**-25
 """Border terms below it are 0: added to a weight of 1 they are lost in the rounding to float32."""
+BALANCES = ("inverse", "median", "none")
+"""Rules by which `class_balance` weighs classes."""
 
 
 def border_reach(height: float, sigma: float, epsilon: float = EPSILON) -> float:
@@ -191,6 +193,11 @@ def class_balance(counts: NDArray[np.integer], mode: str = "inverse") -> NDArray
     (n_classes,) float64
         0 for a class without pixels.
 
+    Raises
+    ------
+    ConfigError
+        If `mode` is unknown.
+
     Notes
     -----
     ``inverse``: ``w_c = N / (K * n_c)`` for the K classes that occur, N pixels together: the mean weight of a
@@ -213,10 +220,10 @@ def class_balance(counts: NDArray[np.integer], mode: str = "inverse") -> NDArray
     """
     counts = np.asarray(counts, dtype=np.float64)
     pixels = counts.sum(axis=0)
+    if mode not in BALANCES:
+        raise ConfigError(f"class balance {mode!r} is unknown", fix=f"use {', '.join(BALANCES)}")
     if mode == "none":
         return np.ones(pixels.shape)
-    if mode not in ("inverse", "median"):
-        raise ConfigError(f"class balance {mode!r} is unknown", fix='use "inverse", "median" or "none"')
     present = pixels > 0
     balance = np.zeros(pixels.shape)
     if not present.any():

@@ -24,11 +24,11 @@ from unetcli.image.source import Source, View, read_mirrored
 from unetcli.image.store import Image, open_store
 from unetcli.image.streaming import LazyWorks, Progress, Work, map_tiles, silent
 from unetcli.image.tiling import Box, Shape, TileGrid
-from unetcli.kernels.deformation import source_positions
+from unetcli.kernels.deformation import Position, source_positions
 from unetcli.report.figures import require_picture
 from unetcli.report.sheet import SheetSample, draw_sheet
 from unetcli.sample_table import describe, read_table, sample_name, table_of
-from unetcli.sampling import Example, Position, Sample, draw_sample, examples
+from unetcli.sampling import Example, Sample, draw_sample, examples
 
 Block = NDArray[Any]
 PREVIEWS = 6
@@ -228,7 +228,7 @@ def _grid(sample: Sample) -> TileGrid:
 
 
 class Array(NamedTuple):
-    """One array of a sample, as it is stored."""
+    """One array of a sample, as it is stored: axes, shape (t, c, z, y, x) and dtype."""
 
     axes: Axes
     shape: Shape
@@ -237,7 +237,17 @@ class Array(NamedTuple):
 
 @dataclass(frozen=True)
 class DeformedView:
-    """A sample as a source: reading a box renders all its arrays in one pass."""
+    """A sample as a source: reading a box renders all its arrays in one pass.
+
+    Parameters
+    ----------
+    name
+        Of the image that it shows.
+    shape, dtype, axes
+        Of its image.
+    render
+        Returns a part, from start to stop (z, y, x), of each of its arrays: (c, z, y, x).
+    """
 
     name: str
     shape: Shape
@@ -324,7 +334,15 @@ def _metadata(dataset: Dataset, group: str, k: int, sample: Sample) -> ImageMeta
 
 @dataclass(frozen=True)
 class Region(View):
-    """A part of one time point of a source, perhaps reaching past its edges: there it is mirrored."""
+    """A part of one time point of a source, perhaps reaching past its edges: there it is mirrored.
+
+    Parameters
+    ----------
+    first
+        Its first pixel in the source, (t, c, z, y, x); may be negative.
+    extent
+        Its shape, (1, c, z, y, x).
+    """
 
     first: Shape
     extent: Shape

@@ -208,10 +208,10 @@ class Trainer:
     losses: list[float]
     timing: list[Row]
     step: int = 0
-    waited: float = 0.0
-    worked: float = 0.0
-    augment_on: str = ""
-    unread: list[Tensor] = field(default_factory=list)
+    waited: float = 0.0  # seconds for data, since the last validation
+    worked: float = 0.0  # and for all else in the steps
+    augment_on: str = ""  # empty until it is chosen
+    unread: list[Tensor] = field(default_factory=list)  # losses that the device may not have computed yet
 
     @classmethod
     def build(

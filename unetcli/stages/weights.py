@@ -22,13 +22,11 @@ from unetcli.image.ngff import ImageMetadata
 from unetcli.image.store import Level, open_store
 from unetcli.image.streaming import Progress, Work, map_tiles, reduce_tiles, silent, work_on
 from unetcli.image.tiling import Tile, TileGrid
-from unetcli.kernels.weight_map import Borders, class_balance, weight_map
-from unetcli.objects import TargetRule, grid_over, label_parts, over_volumes
+from unetcli.kernels.weight_map import BALANCES, Borders, class_balance, weight_map
+from unetcli.objects import ImageLabels, TargetRule, grid_over, label_parts, over_volumes
 from unetcli.report.figures import require_picture
 
 Block = NDArray[Any]
-Spacing = tuple[float, float, float]
-RULES = ("inverse", "median", "none")
 MOST = 1e6
 """Largest weight of a class that can be given."""
 
@@ -95,38 +93,6 @@ def run(
         job.run()
     drawn = {} if explain is None else {"explained": _explain(out, labels, rule, config, ndim, explain)}
     return {**_summary(out, already=store.complete, ignoring=config.ignore is not None), **drawn}
-
-
-@dataclass(frozen=True)
-class ImageLabels:
-    """The labels of one image.
-
-    Parameters
-    ----------
-    name, group
-        Of the image, and of its group in the new store.
-    truth
-        Classes or ids.
-    values
-        What the objects are told from: ids, or classes.
-    connected
-        Whether each connected part of `values` is an object; else each value is one.
-    """
-
-    name: str
-    group: str
-    truth: Level
-    values: Level
-    connected: bool
-
-    @property
-    def key(self) -> str:
-        """What the image is called in the ledger and in messages."""
-        return self.group or "image"
-
-    def spacing(self, ndim: int) -> Spacing:
-        """Return the distance of neighbouring pixels along z, y, x in pixels of x; in planes all are 1."""
-        return self.truth.axes.spacing if ndim == 3 else (1.0, 1.0, 1.0)
 
 
 def _image_labels(dataset: Dataset, objects: Location | None, *, relabel: bool) -> list[ImageLabels]:
@@ -284,9 +250,7 @@ class _Job:
         It ends at the edge of the image, past which there is no object, however far the term reaches.
         """
         shape = image.truth.shape
-        halo = [math.ceil(reach / s) + self.config.border_width for s in image.spacing(self.ndim)]
-        if self.ndim == 2:
-            halo[0] = 0
+        halo = self.rule.halo(reach, image.spacing(self.ndim), self.ndim)
         tiles = (replace(tile, read=tile.read.clip(shape)) for tile in grid_over(shape, self.ndim, (0, 0, *halo)))
         return work_on(image.key, tiles, [image.truth, ids], targets)
 
@@ -321,7 +285,7 @@ def given_balance(config: WeightsConfig, n_classes: int) -> NDArray[np.float64] 
     if config.background is not None:
         return np.array([config.background] + [1.0] * (n_classes - 1))
     text = str(config.balance)
-    if text in RULES:
+    if text in BALANCES:
         return None
     try:
         given = np.array([float(n) for n in text.split(",")])
@@ -329,7 +293,7 @@ def given_balance(config: WeightsConfig, n_classes: int) -> NDArray[np.float64] 
         given = np.empty(0)
     if len(given) != n_classes or not (((given >= 0) & (given <= MOST)).all() and given.any()):
         raise ConfigError(
-            f"--balance {text}: expected {', '.join(RULES)}, or {n_classes} numbers from 0 to {MOST:.0e}, one a class",
+            f"--balance {text}: expected {', '.join(BALANCES)}, or {n_classes} numbers of 0 to {MOST:.0e}, one a class",
             fix=f"--balance {','.join(['1'] * n_classes)}",
         )
     return given
@@ -363,18 +327,8 @@ def _explain(
 ) -> str:
     """Draw the formula at a pixel of a narrow border."""
     store = open_store(out)
-    explained = [
-        Explained(
-            image.name,
-            stored.level,
-            stored.labels(TARGET),
-            image.truth,
-            image.values,
-            image.connected,
-            image.spacing(ndim),
-        )
-        for image, stored in zip(labels, store.images, strict=True)
-    ]
+    pairs = zip(labels, store.images, strict=True)
+    explained = [Explained(image, stored.level, stored.labels(TARGET)) for image, stored in pairs]
     background = float(store.attributes["weights"]["balance"][0])
     explain_weights(explained, rule, borders_of(config), background, ndim, path)
     return str(path)
