@@ -364,8 +364,9 @@ def _look_at_two(near1, near2, ids1, ids2, left, right, square, next_square, bes
             other_id = other_id if is_nearest else which1
             other = square2 if is_same else other
             other_id = which2 if is_same else other_id
-            id2 = other_id if other <= best2 else id2  # at a tie too: the old one may be the nearest by now
-            best2 = other if other < best2 else best2
+            is_second = other <= best2  # at a tie too: the old one may be the nearest by now
+            id2 = other_id if is_second else id2
+            best2 = other if is_second else best2
             id1 = which1 if is_nearest else id1
             best1 = square1 if is_nearest else best1
         best[j], best[BLOCK + j], best[2 * BLOCK + j], best[3 * BLOCK + j] = best1, id1, best2, id2
