@@ -67,24 +67,30 @@ def ours(case: Case) -> Deformed:
         layers = [Layer(gray, origin, start, stop, case.order), Layer(ids, origin, start, stop, 0)]
         warped[inside], moved[inside] = warp(deformation, layers)
 
+    boxes = [(start, stop) for start, stop in _boxes(case) if start[1] < stop[1] and start[2] < stop[2]]
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(box, *zip(*_boxes(case), strict=True)))
+        list(pool.map(box, *zip(*boxes, strict=True)))
     return warped.reshape(case.image.shape), moved.reshape(case.image.shape)
 
 
 def _boxes(case: Case) -> Iterator[tuple[Corner, Corner]]:
-    """Cut the image into boxes that need pixels of the image alone, and a rim that needs its mirror image."""
-    shape = case.deformation.shape
-    low, high = source_box(case.deformation, (0, 0, 0), shape, order=case.order)
-    cuts = []
-    for n, a, b in zip(shape, low, high, strict=True):
-        rim = 2 * max(0, -int(a), int(b) - n)
-        cuts.append([0, *([rim, n - rim] if 0 < rim < n // 4 else []), n])
-    axis = 1 if shape[0] == 1 else 0
-    cuts[axis] = sorted({*cuts[axis], *(shape[axis] * i // THREADS for i in range(1, THREADS))})
-    for parts in itertools.product(*(itertools.pairwise(c) for c in cuts)):
-        start, stop = zip(*parts, strict=True)
-        yield start, stop
+    """Cut a plane into bands that need its own pixels alone and a rim that needs its mirror; a volume into slabs."""
+    depth, height, width = case.deformation.shape
+    if depth > 1:
+        for a, b in _pieces(0, depth, 4):
+            yield (a, 0, 0), (b, height, width)
+        return
+    low, high = source_box(case.deformation, (0, 0, 0), (1, height, width), order=case.order)
+    y, x = (min(2 * max(0, -int(low[i]), int(high[i]) - n), n // 2) for i, n in ((1, height), (2, width)))
+    for a, b in _pieces(y, height - y, 8):
+        yield (0, a, x), (1, b, width - x)
+    yield from (((0, 0, 0), (1, height, x)), ((0, 0, width - x), (1, height, width)))
+    yield from (((0, 0, x), (1, y, width - x)), ((0, height - y, x), (1, height, width - x)))
+
+
+def _pieces(start: int, stop: int, n: int) -> Iterator[tuple[int, int]]:
+    """Cut a range into up to `n` pieces of about the same length."""
+    return itertools.pairwise(sorted({start + (stop - start) * i // n for i in range(n + 1)}))
 
 
 @dataclass(frozen=True)

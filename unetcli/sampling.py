@@ -208,9 +208,10 @@ class Sample:
         if self.example.weights is not None:
             layers.append(self._layer(self.example.weights, *near, ORDERS["linear"]))
         image, *others = warp(self.deformation, layers)
-        normal = (image - mean[:, None, None, None]) / std[:, None, None, None]
+        image -= mean[:, None, None, None]
+        image /= std[:, None, None, None]
         weights = None if self.example.weights is None else others.pop()[0]
-        return Rendering(apply_gray(normal, start, self.gray, spacing), [label[0] for label in others], weights)
+        return Rendering(apply_gray(image, start, self.gray, spacing), [label[0] for label in others], weights)
 
     def blocks(
         self, sources: Sequence[Source], start: Position, stop: Position, order: int
