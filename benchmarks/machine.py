@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +18,8 @@ import numpy as np
 import torch
 
 ROUNDS = 5
+LEAST_SECONDS = 0.2
+"""What is faster is called again in each round."""
 
 
 def describe() -> str:
@@ -54,17 +56,28 @@ class Timing:
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, Timing]:
-    """Time functions in turn, after one call each that is not counted; return the medians of each."""
-    wall: dict[str, list[float]] = {name: [] for name in functions}
-    cpu: dict[str, list[float]] = {name: [] for name in functions}
+    """Time functions in turn, after one round that is not counted; return the medians of each."""
+    found: dict[str, list[Timing]] = {name: [] for name in functions}
     for round_ in range(rounds + 1):
         for name, function in functions.items():
-            start, cpu_start = time.perf_counter(), time.process_time()
-            function()
+            timing = _time(function)
             if round_:
-                wall[name].append(time.perf_counter() - start)
-                cpu[name].append(time.process_time() - cpu_start)
-    return {name: Timing(statistics.median(wall[name]), statistics.median(cpu[name])) for name in functions}
+                found[name].append(timing)
+    return {name: _median(timings) for name, timings in found.items()}
+
+
+def _time(function: Callable[[], object]) -> Timing:
+    """Time a call; a short one is repeated, so that it does not pay for caches that the one before has filled."""
+    calls: list[Timing] = []
+    while sum(t.wall for t in calls) < LEAST_SECONDS:
+        start, cpu_start = time.perf_counter(), time.process_time()
+        function()
+        calls.append(Timing(time.perf_counter() - start, time.process_time() - cpu_start))
+    return _median(calls)
+
+
+def _median(timings: Sequence[Timing]) -> Timing:
+    return Timing(statistics.median(t.wall for t in timings), statistics.median(t.cpu for t in timings))
 
 
 def table(title: str, timings: Mapping[str, Timing], megapixels: float) -> None:

@@ -10,10 +10,10 @@ from unetcli.config import PrepConfig, WeightsConfig
 from unetcli.stages import prep, weights
 
 CASES = {
-    "paper": ((300, 420), {"label_kind": "instances"}, {}),
-    "plugin": ((300, 420), {"label_kind": "instances"}, {"recipe": "plugin"}),
+    "paper": ((190, 240), {"label_kind": "instances"}, {}),
+    "plugin": ((190, 240), {"label_kind": "instances"}, {"recipe": "plugin"}),
     "classes": ((90, 85), {"label_kind": "classes"}, {}),
-    "parts of ids": ((300, 420), {"label_kind": "instances"}, {"relabel": True, "ignore": "2"}),
+    "parts of ids": ((190, 240), {"label_kind": "instances"}, {"relabel": True, "ignore": "2"}),
     "inside": ((90, 85), {"label_kind": "instances"}, {"inside": True}),
     "no border term": ((90, 85), {"label_kind": "instances"}, {"w0": 0}),
     "planes": ((3, 60, 65), {"label_kind": "instances", "ndim": 2}, {}),
