@@ -61,19 +61,22 @@ SHAPES = st.one_of(
 )
 
 
+ANY_LABELS = {
+    "seed": st.integers(0, 2**32),
+    "shape": SHAPES,
+    "density": st.sampled_from([0, 0.001, 0.01, 0.1, 0.5, 1]),
+    "n_ids": st.sampled_from([1, 2, 3, 20]),
+    "spacing": st.sampled_from(SPACINGS),
+}
+"""What `draw_labels` takes, and the pixel size: from nothing to all, of one object or many, of any shape."""
+
+
 def draw_labels(seed, shape, density, n_ids):
     rng = np.random.default_rng(seed)
     return np.where(rng.random(shape) < density, rng.integers(1, n_ids + 1, shape), 0)
 
 
-@given(
-    seed=st.integers(0, 2**32),
-    shape=SHAPES,
-    density=st.sampled_from([0, 0.001, 0.01, 0.1, 0.5, 1]),
-    n_ids=st.sampled_from([1, 2, 3, 20]),
-    spacing=st.sampled_from(SPACINGS),
-    reach=st.sampled_from([0.0, 3.0, 20.0, np.inf]),
-)
+@given(**ANY_LABELS, reach=st.sampled_from([0.0, 3.0, 20.0, np.inf]))
 @settings(max_examples=200, deadline=None)
 def test_any_shape_equals_one_transform_per_object(seed, shape, density, n_ids, spacing, reach):
     labels = draw_labels(seed, shape, density, n_ids)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kernels import oracles
-from tests.kernels.test_distance import SHAPES, SPACINGS, draw_labels, random_labels
+from tests.kernels.test_distance import ANY_LABELS, SPACINGS, draw_labels, random_labels
 from unetcli.errors import ConfigError
 from unetcli.kernels.weight_map import (
     EPSILON,
@@ -52,14 +52,7 @@ def test_terms_equal_the_equation(is_volume, spacing, borders):
         np.testing.assert_allclose(actual, oracles.border_terms(labels, borders, spacing), rtol=1e-6, atol=EPSILON)
 
 
-@given(
-    seed=st.integers(0, 2**32),
-    shape=SHAPES,
-    density=st.sampled_from([0, 0.001, 0.01, 0.1, 0.5, 1]),
-    n_ids=st.sampled_from([1, 2, 3, 20]),
-    spacing=st.sampled_from(SPACINGS),
-    borders=st.sampled_from(list(BORDERS.values())),
-)
+@given(**ANY_LABELS, borders=st.sampled_from(list(BORDERS.values())))
 @settings(max_examples=200, deadline=None)
 def test_any_shape_equals_the_equation(seed, shape, density, n_ids, spacing, borders):
     labels = draw_labels(seed, shape, density, n_ids)
