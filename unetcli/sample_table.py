@@ -134,7 +134,8 @@ def read_table(path: Location, examples: Mapping[str, Example]) -> dict[int, Sam
     try:
         lines = list(csv.DictReader(io.StringIO(path.read_text())))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: can not be read as a table of samples ({error})", fix=FIX) from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: can not be read as a table of samples ({reason})", fix=FIX) from error
     if not lines:
         raise InputError(f"{path}: has no samples", fix=FIX)
     found: dict[int, Sample] = {}
