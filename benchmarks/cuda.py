@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import describe
-from unetcli.batches import BatchMaker, open_planes
 from unetcli.config import PRESETS, PrepConfig, WeightsConfig, with_preset
 from unetcli.demo import write_pictures
 from unetcli.image.dataset import open_dataset
@@ -20,6 +19,7 @@ from unetcli.models import build_model
 from unetcli.models.geometry import geometry_of
 from unetcli.models.losses import weighted_cross_entropy
 from unetcli.stages import prep, train, weights
+from unetcli.training.batches import BatchMaker, open_planes
 
 STEPS = 30
 TRAINED = 200

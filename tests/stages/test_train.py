@@ -17,6 +17,8 @@ from unetcli.image.dataset import open_dataset
 from unetcli.models.checkpoint import load_model, read_header
 from unetcli.sampling import draw_sample, examples
 from unetcli.stages import prep, train, weights
+from unetcli.training import trainer
+from unetcli.training.validation import Validator
 
 CONFIG = TrainConfig(**TINY)
 ON_DEVICE = replace(CONFIG, augment_on="device")
@@ -170,7 +172,7 @@ def test_measuring_a_step_changes_nothing(instances, trained, tmp_path, monkeypa
 
 @pytest.mark.parametrize("after", [1, 3])
 def test_losses_that_are_read_later_are_the_same(instances, weight_maps, trained, tmp_path, monkeypatch, after):
-    monkeypatch.setitem(train.LOSSES_AHEAD, "cpu", 4)
+    monkeypatch.setitem(trainer.LOSSES_AHEAD, "cpu", 4)
     with pytest.raises(Stopped):
         train.run(
             instances, tmp_path / "run", CONFIG, weights=weight_maps, device="cpu", progress=stop_after(after)
@@ -221,7 +223,7 @@ def test_overwrite_starts_again(instances, trained, copy_of):
 
 @pytest.mark.parametrize("ahead", [1, 4])
 def test_a_run_that_failed_at_once_can_be_mended(instances, tmp_path, monkeypatch, ahead):
-    monkeypatch.setitem(train.LOSSES_AHEAD, "cpu", ahead)
+    monkeypatch.setitem(trainer.LOSSES_AHEAD, "cpu", ahead)
     with pytest.raises(ConfigError, match=r"loss is \w+ at step [23]"):
         train.run(
             instances,
@@ -387,15 +389,14 @@ def test_ignored_pixels_count_in_no_score(tmp_path, split, scored):
     assert all(("validation_iou" in row) == scored for row in rows)
 
 
-def test_scores_of_a_plane_leave_out_pixels_of_weight_0(tmp_path):
+def test_scores_of_a_plane_leave_out_pixels_of_weight_0(tmp_path, monkeypatch):
     data, maps = ignoring(tmp_path, split="1")
     dataset = open_dataset(data)
     (example,) = examples(dataset, maps).values()
-    trainer = object.__new__(train.Trainer)
-    trainer.dataset = dataset
     predicted = np.zeros((3, 64, 64))
     predicted[1] = 1  # everywhere the class of the object
-    trainer._predict = lambda *_: predicted
-    ((loss, weight, wrong, both, either, n),) = trainer._score_plane((example, 0, 1))
+    monkeypatch.setattr(Validator, "_predict", lambda *_: predicted)
+    validator = Validator([(example, 0, 1)], dataset, None, torch.device("cpu"))
+    ((loss, weight, wrong, both, either, n),) = validator._score_plane(None, (example, 0, 1))
     assert (wrong, both, either, n) == (64 * 32 - 256, 256, 64 * 32, 64 * 32)
     assert np.isfinite([loss, weight]).all()

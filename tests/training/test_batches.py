@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.conftest import TINY, cells
-from unetcli import batches
-from unetcli.batches import BatchMaker, ahead, choose_augmentation, open_planes
 from unetcli.config import PrepConfig, TrainConfig
 from unetcli.image.dataset import open_dataset
 from unetcli.stages import prep
+from unetcli.training import batches
+from unetcli.training.batches import BatchMaker, ahead, choose_augmentation, open_planes
 
 CONFIG = TrainConfig(**{**TINY, "elastic": 6.0, "batch_size": 3})
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

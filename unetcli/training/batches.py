@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -103,7 +103,7 @@ class BatchMaker:
         ``host``: threads make whole patches. ``device``: threads only read the pixels that patches show.
     """
 
-    planes: list[Plane]
+    planes: Sequence[Plane]
     config: TrainConfig
     dataset: Dataset
     margin: int

@@ -1,0 +1,1 @@
+"""Training: batches of patches, the loop, validation, and the record of a run."""

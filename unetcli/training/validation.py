@@ -1,0 +1,103 @@
+"""Scores of a network in training: overlap-tile prediction of the validation planes, summed over tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from unetcli.image.dataset import Dataset
+from unetcli.image.source import read_mirrored
+from unetcli.image.tiling import Box, TileGrid
+from unetcli.models.geometry import Geometry
+from unetcli.models.overlap_tile import predict_core, read_extent
+from unetcli.sampling import Example
+from unetcli.training.batches import Plane, classes_of
+from unetcli.training.record import Row
+
+VALIDATION_TILE = 512
+
+
+@dataclass(frozen=True)
+class Validator:
+    """Scores a network on planes that it does not learn from.
+
+    Parameters
+    ----------
+    planes
+        (example, t, z) of each plane.
+    dataset
+        Where they are from.
+    geometry
+        Of the network.
+    device
+        Where the network is.
+    """
+
+    planes: Sequence[Plane]
+    dataset: Dataset
+    geometry: Geometry
+    device: torch.device
+
+    def score(self, network: nn.Module) -> Row:
+        """Return the validation scores; none where there are no planes, or all of their pixels are ignored."""
+        if not self.planes:
+            return {}
+        network.eval()
+        with torch.inference_mode():
+            total = np.sum([t for plane in self.planes for t in self._score_plane(network, plane)], axis=0)
+        network.train()
+        loss, weight, wrong, both, either, pixels = total
+        if not pixels:
+            return {}
+        return {
+            "validation_loss": float(loss / weight),
+            "validation_pixel_error": float(wrong / pixels),
+            "validation_iou": float(both / either) if either else 1.0,
+        }
+
+    def _score_plane(self, network: nn.Module, plane: Plane) -> Iterator[NDArray[np.float64]]:
+        """Yield weighted loss, weight, wrong, foreground in both, in either, and pixels, of each tile.
+
+        Pixels of weight 0 count in none of them.
+        """
+        example, t, z = plane
+        mean, std = self.dataset.normalization()
+        for tile in TileGrid(example.image.shape, (1, example.image.shape[1], 1, VALIDATION_TILE, VALIDATION_TILE)):
+            if (tile.core.start[0], tile.core.start[2]) != (t, z):
+                continue
+            probabilities = self._predict(network, example, tile.core, mean, std)
+            target_box = replace(tile.core, start=_channel(tile.core.start, 0), stop=_channel(tile.core.stop, 1))
+            labels = (example.target or example.truth).read(target_box)[0, 0, 0]
+            target = classes_of(example, labels, self.dataset.label_kind).astype(np.int64)
+            weights = example.weights.read(target_box)[0, 0, 0] if example.weights else np.ones(target.shape)
+            likelihood = np.take_along_axis(probabilities, target[None], axis=0)[0]
+            loss, counts = -(weights * np.log(likelihood.clip(1e-12))).sum(), weights > 0
+            predicted, target = probabilities.argmax(axis=0)[counts], target[counts]
+            yield np.array([
+                loss, weights.sum(), (predicted != target).sum(),
+                ((predicted > 0) & (target > 0)).sum(), ((predicted > 0) | (target > 0)).sum(), target.size,
+            ])  # fmt: skip
+
+    def _predict(
+        self, network: nn.Module, example: Example, core: Box, mean: NDArray[Any], std: NDArray[Any]
+    ) -> NDArray[np.float32]:
+        halo, extent = self.geometry.halo, core.shape[3:]
+        block = core
+        for axis, n in zip((3, 4), extent, strict=True):
+            first = core.start[axis] - halo
+            block = block.replace(axis, first, first + read_extent(self.geometry, n, VALIDATION_TILE))
+        pixels = read_mirrored(example.image, block)[0, :, 0]
+        image = torch.from_numpy((pixels.astype(np.float32) - mean[:, None, None]) / std[:, None, None])
+        core_yx = (extent[0], extent[1])
+        result = predict_core(network, self.geometry, image.to(self.device), core_yx, VALIDATION_TILE)
+        return result.cpu().numpy()
+
+
+def _channel(position: tuple[int, ...], c: int) -> tuple[int, ...]:
+    return (position[0], c, *position[2:])
