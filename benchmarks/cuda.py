@@ -47,7 +47,7 @@ def _augmentation(folder: Path, preset: str, device: torch.device) -> dict[str, 
         prep.run([folder / "train_images"], data, PrepConfig(), labels=[folder / "train_labels"])
         weights.run(data, maps, WeightsConfig())
     config, dataset = with_preset(preset, steps=TRAINED, validate_every=TRAINED // 2), open_dataset(data)
-    margin = geometry_of(config.arch, train.network_parameters(config, dataset)).margin
+    margin = geometry_of(config.arch, train.network_parameters(config, dataset)).axes[-1].margin
     planes = open_planes(dataset, maps, validation=False)
     host, other = (BatchMaker(planes, config, dataset, margin, device, on) for on in ("host", "device"))
     made = other.make(0)

@@ -83,7 +83,7 @@ def run(
     dataset.require_labels()
     parameters = network_parameters(config, dataset)
     geometry = geometry_of(config.arch, parameters)
-    geometry.check_size("--patch-size", config.patch_size)
+    geometry.check_shape("--patch-size", (config.patch_size,) * len(geometry.axes))
     config.grid_points(ndim=2)
     _check_norm(config, geometry)
     if dry_run:
@@ -129,7 +129,7 @@ def run(
 
 def _check_norm(config: TrainConfig, geometry: Geometry) -> None:
     """Refuse a normalization over one value: batch and instance normalization have no gradient there."""
-    bottom = (config.patch_size // geometry.stride) ** 2 * (config.batch_size if config.norm == "batch" else 1)
+    bottom = (config.patch_size // geometry.axes[-1].stride) ** 2 * (config.batch_size if config.norm == "batch" else 1)
     if config.norm in ("batch", "instance") and bottom == 1:
         raise ConfigError(
             f"--norm {config.norm} with --patch-size {config.patch_size}: one value is left to normalize over at the "
@@ -157,12 +157,11 @@ def _dry_run(
 ) -> dict[str, Any]:
     """Say what would be trained."""
     network = build_model(config.arch, parameters)
-    output = config.patch_size - 2 * geometry.margin
+    output = config.patch_size - 2 * geometry.axes[-1].margin
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "patch": f"{config.patch_size} pixels in, {output} out, {config.batch_size} in a step",
-        "geometry": f"stride {geometry.stride}, halo {geometry.halo}, inputs {geometry.stride}*k + "
-        f"{geometry.smallest % geometry.stride}",
+        "geometry": geometry.describe(),
         "training_planes": sum(1 for _ in dataset.planes(validation=False)),
         "validation_planes": sum(1 for _ in dataset.planes(validation=True)),
         "steps": config.steps,
