@@ -86,7 +86,7 @@ def run(
     dataset.require_labels()
     parameters = network_parameters(config, dataset)
     geometry = geometry_of(config.arch, parameters)
-    geometry.check_size("--patch-size", config.patch_size)
+    geometry.check_shape("--patch-size", (config.patch_size,) * len(geometry.axes))
     config.grid_points(ndim=2)
     _check_norm(config, geometry)
     epoch_steps = _epoch_steps(config, geometry, dataset)
@@ -137,7 +137,7 @@ def run(
 
 def _check_norm(config: TrainConfig, geometry: Geometry) -> None:
     """Refuse a normalization over one value: batch and instance normalization have no gradient there."""
-    bottom = (config.patch_size // geometry.stride) ** 2 * (config.batch_size if config.norm == "batch" else 1)
+    bottom = (config.patch_size // geometry.axes[-1].stride) ** 2 * (config.batch_size if config.norm == "batch" else 1)
     if config.norm in ("batch", "instance") and bottom == 1:
         raise ConfigError(
             f"--norm {config.norm} with --patch-size {config.patch_size}: one value is left to normalize over at the "
@@ -148,7 +148,8 @@ def _check_norm(config: TrainConfig, geometry: Geometry) -> None:
 
 def _epoch_steps(config: TrainConfig, geometry: Geometry, dataset: Dataset) -> int:
     pixels = sum(math.prod(image.level.shape[3:]) for image, _, _ in dataset.planes(validation=False))
-    return steps_of_epoch(pixels, (config.patch_size - 2 * geometry.margin) ** 2, config.batch_size)
+    output = math.prod(config.patch_size - 2 * axis.margin for axis in geometry.axes)
+    return steps_of_epoch(pixels, output, config.batch_size)
 
 
 def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
@@ -182,12 +183,11 @@ def _dry_run(
 ) -> dict[str, Any]:
     """Say what would be trained."""
     network = build_model(config.arch, parameters)
-    output = config.patch_size - 2 * geometry.margin
+    output = config.patch_size - 2 * geometry.axes[-1].margin
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "patch": f"{config.patch_size} pixels in, {output} out, {config.batch_size} in a step",
-        "geometry": f"stride {geometry.stride}, halo {geometry.halo}, inputs {geometry.stride}*k + "
-        f"{geometry.smallest % geometry.stride}",
+        "geometry": geometry.describe(),
         "training_planes": sum(1 for _ in dataset.planes(validation=False)),
         "validation_planes": sum(1 for _ in dataset.planes(validation=True)),
         "steps": config.steps,

@@ -119,7 +119,9 @@ class Trainer:
 
     def maker(self, planes: Sequence[Plane], augment_on: str) -> BatchMaker:
         """Return what makes the batches, augmented on the ``host`` or on the ``device``."""
-        return BatchMaker(planes, self.config, self.dataset, self.geometry.margin, self.fabric.device, augment_on)
+        return BatchMaker(
+            planes, self.config, self.dataset, self.geometry.axes[-1].margin, self.fabric.device, augment_on
+        )
 
     def _train_on(self, batch: Patches) -> None:
         self.optimizer.zero_grad(set_to_none=True)
