@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from unetcli.models import build_model
 from unetcli.models.checkpoint import ModelHeader, save_model
 from unetcli.models.device import choose_device, choose_precision
 from unetcli.models.geometry import Geometry, geometry_of
+from unetcli.models.losses import LOSSES
 from unetcli.report.curves import draw_curves
 from unetcli.training.batches import choose_augmentation, open_planes
+from unetcli.training.optimization import steps_of_epoch
 from unetcli.training.record import read_rows
 from unetcli.training.trainer import Trainer
 from unetcli.training.validation import Validator
@@ -86,8 +89,11 @@ def run(
     geometry.check_size("--patch-size", config.patch_size)
     config.grid_points(ndim=2)
     _check_norm(config, geometry)
+    epoch_steps = _epoch_steps(config, geometry, dataset)
+    if config.epochs:
+        config = replace(config, steps=config.epochs * epoch_steps)
     if dry_run:
-        return _dry_run(config, parameters, geometry, dataset)
+        return _dry_run(config, parameters, geometry, dataset, epoch_steps)
     plan = {
         "stage": "train",
         "settings": asdict(config),
@@ -102,7 +108,7 @@ def run(
     if chosen.type == "cpu":
         torch.set_num_threads(available_cpus())
     precision = choose_precision(config.precision, chosen)
-    trainer = Trainer.build(config, parameters, geometry, dataset, chosen, precision)
+    trainer = Trainer.build(config, parameters, geometry, dataset, chosen, precision, epoch_steps)
     trainer.resume(out / "last.ckpt")
     workers = workers or available_cpus()
     try:
@@ -111,7 +117,9 @@ def run(
             trainer.augment_on = choose_augmentation(host, workers, trainer.seconds_per_step)
         machine = {"device": str(chosen), "precision": precision, "augment_on": trainer.augment_on}
         _write_run_file(out, plan, trainer.network, machine)
-        validator = Validator(validation, dataset, geometry, chosen)
+        # Of two probabilities, the cross-entropy is that of a sigmoid.
+        terms = LOSSES["weighted-cross-entropy" if config.loss == "bce" else config.loss]
+        validator = Validator(validation, dataset, geometry, chosen, terms)
         trainer.fit(training, validator, out, workers=workers, progress=progress)
     except torch.OutOfMemoryError as error:
         raise DeviceError(
@@ -120,7 +128,7 @@ def run(
         ) from error
     header = _header(config, parameters, geometry, dataset, plan)
     draw_curves(trainer.rows, out / "curves.png")
-    save_model(out / "model.safetensors", trainer.network.state_dict(), header)
+    save_model(out / "model.safetensors", trainer.result.state_dict(), header)
     summary = _summary(out, already=False)
     if dataset.ndim == 3:
         summary["notes"] = ["objects lie in volumes, but this network works plane by plane"]
@@ -138,12 +146,29 @@ def _check_norm(config: TrainConfig, geometry: Geometry) -> None:
         )
 
 
+def _epoch_steps(config: TrainConfig, geometry: Geometry, dataset: Dataset) -> int:
+    pixels = sum(math.prod(image.level.shape[3:]) for image, _, _ in dataset.planes(validation=False))
+    return steps_of_epoch(pixels, (config.patch_size - 2 * geometry.margin) ** 2, config.batch_size)
+
+
 def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """Return what `build_model` takes for a data set."""
+    """Return what `build_model` takes for a data set.
+
+    Raises
+    ------
+    ConfigError
+        If the loss tells two classes apart, and there are more.
+    """
+    if config.loss == "bce" and len(dataset.classes) > 2:
+        raise ConfigError(
+            f"--loss bce: tells two classes apart; the data set has {len(dataset.classes)}: "
+            f"{', '.join(dataset.classes)}",
+            fix="--loss weighted-cross-entropy",
+        )
     return {
         "ndim": 2,
         "channels": len(dataset.statistics),
-        "classes": max(2, len(dataset.classes)),
+        "classes": 1 if config.loss == "bce" else max(2, len(dataset.classes)),  # logits
         "features": list(config.feature_list),
         "padding": config.padding,
         "norm": config.norm,
@@ -153,7 +178,7 @@ def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
 
 
 def _dry_run(
-    config: TrainConfig, parameters: Mapping[str, Any], geometry: Geometry, dataset: Dataset
+    config: TrainConfig, parameters: Mapping[str, Any], geometry: Geometry, dataset: Dataset, epoch_steps: int
 ) -> dict[str, Any]:
     """Say what would be trained."""
     network = build_model(config.arch, parameters)
@@ -166,6 +191,7 @@ def _dry_run(
         "training_planes": sum(1 for _ in dataset.planes(validation=False)),
         "validation_planes": sum(1 for _ in dataset.planes(validation=True)),
         "steps": config.steps,
+        "epoch": f"{epoch_steps} steps, which show as many pixels as there are",
     }
 
 
