@@ -19,7 +19,7 @@ class UnetcliError(Exception):
 
     exit_code = 1
     is_spoken: bool | None = None
-    """Of an error that ends several processes: whether this one tells it. `None`: the first one of them does."""
+    """Whether this process tells it, of several that work together; `None`: not decided."""
 
     def __init__(self, message: str, *, fix: str | None = None) -> None:
         super().__init__(message)

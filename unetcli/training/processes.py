@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
@@ -46,7 +46,8 @@ class Processes:
     def __init__(self, launch: Launch, device: torch.device, precision: str) -> None:
         for name in ("lightning_fabric", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)  # the device was said already
-        self.rank, self.count, self.device = launch.rank, launch.count, device
+        self.rank, self.count = launch.rank, launch.count
+        self.device, self.precision = device, precision
         several: dict[str, Any] = {"plugins": LightningEnvironment()}  # asks SLURM nothing
         if self.count > 1:
             _tell_environment(launch)
@@ -108,22 +109,29 @@ class Processes:
 
     def setup(self, network: nn.Module, optimizer: torch.optim.Optimizer, *, compiled: bool) -> tuple[Any, Any]:
         """Return what passes forward and backward go through, and the optimizer; `network` keeps its names."""
-        passes = torch.compile(network) if compiled else network
-        return self.fabric.setup(passes, optimizer)  # type: ignore[no-any-return]
+        passes: Any = torch.compile(network) if compiled else network
+        wrapped, optimizer = self.fabric.setup(passes, optimizer)
+        return wrapped, optimizer
 
     def sum(self, values: Tensor) -> Tensor:
         """Add up numbers of the device over the processes."""
-        return values if self.count == 1 else self.fabric.all_reduce(values, reduce_op="sum")  # type: ignore[no-any-return]
+        return values if self.count == 1 else self.fabric.all_reduce(values, reduce_op="sum")
 
-    def sum_on_hosts(self, values: Tensor) -> Tensor:
-        """Add up numbers of the host over the processes."""
-        if self.hosts is not None:
-            dist.all_reduce(values, group=self.hosts)
+    def gather(self, value: T) -> list[T]:
+        """Return what each of the processes has, in order, to all of them."""
+        if self.hosts is None:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value, group=self.hosts)
         return values
 
-    def any(self, statement: bool) -> bool:  # noqa: FBT001 - the statement
+    def any(self, statement: bool) -> bool:
         """Tell whether a statement holds in one of the processes at least."""
-        return bool(self.sum_on_hosts(torch.tensor(int(statement))))
+        if self.hosts is None:
+            return statement
+        holds = torch.tensor(int(statement))
+        dist.all_reduce(holds, group=self.hosts)
+        return bool(holds)
 
     def from_first(self, value: T) -> T:
         """Return what the first process has."""
