@@ -10,7 +10,11 @@ from pathlib import Path
 from unetcli.presets import preset_table
 
 PAGES = Path(__file__).parent / "commands"
-OPTIONS, PRESETS, END = "<!-- options: written by make docs -->", "<!-- presets: written by make docs -->", "<!-- end -->"
+OPTIONS, PRESETS, END = (
+    "<!-- options: written by make docs -->",
+    "<!-- presets: written by make docs -->",
+    "<!-- end -->",
+)
 
 
 def help_text(command: str) -> str:

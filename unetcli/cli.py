@@ -111,8 +111,8 @@ def _list_presets(asked: bool) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    (_, *names), *rows = preset_table()
-    columns = [Column("setting", no_wrap=True), *(Column(name, overflow="fold") for name in names)]
+    (setting, *names), *rows = preset_table()
+    columns = [Column(setting, no_wrap=True), *(Column(name, overflow="fold") for name in names)]
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)

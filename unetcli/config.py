@@ -357,8 +357,7 @@ class TrainConfig(DeformConfig):
     )
     patch_size: int = setting(256, "Side of a training patch as the network reads it, pixels.", minimum=1)
     loss: str = setting(
-        None, "Loss: weighted-cross-entropy and bce (one channel, two classes) are weighted by the map; cross-entropy "
-        "and dice leave out pixels of weight 0. [default: weighted-cross-entropy; of vnet, dice]", choices=LOSSES,
+        None, "Loss; bce is for two classes. [default: weighted-cross-entropy; of vnet, dice]", choices=LOSSES,
         group="Optimization",
     )  # fmt: skip
     batch_size: int = setting(8, "Patches in a step.", minimum=1, group="Optimization")

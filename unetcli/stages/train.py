@@ -126,7 +126,7 @@ def _open_task(data: Location, weights: Location | None, config: TrainConfig, *,
     dataset.require_labels()
     parameters = network_parameters(config, dataset)
     geometry = geometry_of(config.arch, parameters)
-    geometry.check_size("--patch-size", config.patch_size)
+    geometry.check_shape("--patch-size", _patch_shape(config, geometry))
     config.grid_points(ndim=2)
     check_batch(config.batch_size, config.accumulate, n_processes)
     _check_norm(config, geometry, n_processes)
@@ -185,31 +185,49 @@ def _write_results(trainer: Trainer, out: Path) -> None:
 def _out_of_memory(trainer: Trainer, out: Path) -> DeviceError:
     """Say which patch fits, from steps with smaller ones; a run that has saved nothing is removed."""
     config, geometry, processes = trainer.config, trainer.header.geometry, trainer.processes
-    sizes = [
-        size
-        for size in range(geometry.smallest, config.patch_size + 1, geometry.stride)
-        if _is_normalized(config, geometry, size, processes.count)
-    ]
-    largest = largest_that_fits(sizes, trainer.try_patch) if processes.count == 1 else None
+    whole = _patch_shape(config, geometry)
+    shapes = [s for s in _smaller_shapes(geometry, whole) if _is_normalized(config, geometry, s, processes.count)]
+    largest = largest_that_fits(shapes, trainer.try_patch) if processes.count == 1 else None
     if processes.is_first and not (out / "last.ckpt").exists():
         shutil.rmtree(out, ignore_errors=True)
-    found = f"{processes.device}: out of memory with {config.batch_size} patches of {config.patch_size} pixels"
-    if largest == config.patch_size:
+    found = f"{processes.device}: out of memory with {config.batch_size} patches of {_joined(whole, ' x ')} pixels"
+    if largest == whole:
         return DeviceError(f"{found}; alone, a step of them fits", fix="end other programs that use this memory")
-    fits = "" if largest is None else f"; patches of {largest} fit"
-    less = "a smaller --patch-size" if largest is None else f"--patch-size {largest}"
+    fits = "" if largest is None else f"; patches of {_joined(largest, ' x ')} fit"
+    less = "a smaller --patch-size" if largest is None else f"--patch-size {_joined(largest, ',')}"
     return DeviceError(f"{found}{fits}", fix=f"{less}, or a larger --accumulate, or a smaller --batch-size")
 
 
-def _is_normalized(config: TrainConfig, geometry: Geometry, patch_size: int, n_processes: int) -> bool:
+def _joined(shape: Sequence[int], sign: str) -> str:
+    """Spell a shape; of one with equal sides, one side."""
+    return sign.join(map(str, shape if len(set(shape)) > 1 else shape[:1]))
+
+
+def _patch_shape(config: TrainConfig, geometry: Geometry) -> tuple[int, ...]:
+    """Return the size of a patch along each axis."""
+    return (config.patch_size,) * len(geometry.axes)
+
+
+def _smaller_shapes(geometry: Geometry, shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the legal shapes up to one, smallest first, of about its proportions."""
+    steps = [(size - axis.smallest) // axis.stride for axis, size in zip(geometry.axes, shape, strict=True)]
+    n = max(1, *steps)
+    return [
+        tuple(a.smallest + a.stride * (most * i // n) for a, most in zip(geometry.axes, steps, strict=True))
+        for i in range(n + 1)
+    ]
+
+
+def _is_normalized(config: TrainConfig, geometry: Geometry, shape: Sequence[int], n_processes: int) -> bool:
     """Tell whether there is more than one value to normalize over at the bottom of the network."""
     together = {"batch": config.batch_size // config.accumulate // n_processes, "instance": 1}
-    return together.get(config.norm, 2) * (patch_size // geometry.stride) ** 2 > 1
+    bottom = (size // axis.stride for axis, size in zip(geometry.axes, shape, strict=True))
+    return together.get(config.norm, 2) * math.prod(bottom) > 1
 
 
 def _check_norm(config: TrainConfig, geometry: Geometry, n_processes: int) -> None:
     """Refuse a normalization over one value: batch and instance normalization have no gradient there."""
-    if not _is_normalized(config, geometry, config.patch_size, n_processes):
+    if not _is_normalized(config, geometry, _patch_shape(config, geometry), n_processes):
         raise ConfigError(
             f"--norm {config.norm} with --patch-size {config.patch_size}: one value is left to normalize over at the "
             "bottom of the network; expected more",
@@ -232,7 +250,9 @@ def _check_validation(config: TrainConfig, dataset: Dataset) -> None:
 
 def _epoch_steps(config: TrainConfig, geometry: Geometry, dataset: Dataset) -> int:
     pixels = sum(math.prod(image.level.shape[3:]) for image, _, _ in dataset.planes(validation=False))
-    return steps_of_epoch(pixels, (config.patch_size - 2 * geometry.margin) ** 2, config.batch_size)
+    shape = _patch_shape(config, geometry)
+    output = math.prod(size - 2 * axis.margin for axis, size in zip(geometry.axes, shape, strict=True))
+    return steps_of_epoch(pixels, output, config.batch_size)
 
 
 def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
@@ -265,12 +285,11 @@ def _dry_run(task: Task) -> dict[str, Any]:
     """Say what would be trained."""
     config, dataset, geometry = task.config, task.dataset, task.header.geometry
     network = build_model(config.arch, task.header.parameters)
-    output = config.patch_size - 2 * geometry.margin
+    output = config.patch_size - 2 * geometry.axes[-1].margin
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "patch": f"{config.patch_size} pixels in, {output} out, {config.batch_size} in a step",
-        "geometry": f"stride {geometry.stride}, halo {geometry.halo}, inputs {geometry.stride}*k + "
-        f"{geometry.smallest % geometry.stride}",
+        "geometry": geometry.describe(),
         "training_planes": sum(1 for _ in dataset.planes(validation=False)),
         "validation_planes": sum(1 for _ in dataset.planes(validation=True)),
         "steps": config.steps,

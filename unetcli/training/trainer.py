@@ -134,7 +134,7 @@ class Trainer:
 
     def maker(self, augment_on: str) -> BatchMaker:
         """Return what makes the batches, augmented on the ``host`` or on the ``device``."""
-        processes, margin = self.processes, self.header.geometry.margin
+        processes, margin = self.processes, self.header.geometry.axes[-1].margin
         return BatchMaker(
             self.training, self.config, self.dataset, margin, processes.device, augment_on,
             rank=processes.rank, count=processes.count,
@@ -194,16 +194,16 @@ class Trainer:
             self.average.update(self.network)
         self.history.step += 1
 
-    def try_patch(self, size: int) -> None:
-        """Take a step with patches of some size, to see whether memory suffices; it spoils the parameters."""
-        n, c = self.config.batch_size // self.processes.count, self.header.channels
-        output, device = size - 2 * self.header.geometry.margin, self.processes.device
+    def try_patch(self, shape: Sequence[int]) -> None:
+        """Take a step with patches of some shape, to see whether memory suffices; it spoils the parameters."""
+        n, device = self.config.batch_size // self.processes.count, self.processes.device
+        output = (n, *(size - 2 * a.margin for a, size in zip(self.header.geometry.axes, shape, strict=True)))
         self.unread = []
         self.train_on(
             Patches(
-                torch.rand(n, c, size, size, device=device),
-                torch.zeros(n, output, output, dtype=torch.int64, device=device),
-                torch.ones(n, output, output, device=device),
+                torch.rand(n, self.header.channels, *shape, device=device),
+                torch.zeros(output, dtype=torch.int64, device=device),
+                torch.ones(output, device=device),
             )
         )
 

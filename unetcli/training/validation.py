@@ -96,15 +96,14 @@ class Validator:
     def _predict(
         self, network: nn.Module, example: Example, core: Box, mean: NDArray[Any], std: NDArray[Any]
     ) -> NDArray[np.float32]:
-        halo, extent = self.geometry.halo, core.shape[3:]
+        extent, step = core.shape[3:], (VALIDATION_TILE,) * 2
         block = core
-        for axis, n in zip((3, 4), extent, strict=True):
-            first = core.start[axis] - halo
-            block = block.replace(axis, first, first + read_extent(self.geometry, n, VALIDATION_TILE))
+        for axis, n in zip((3, 4), read_extent(self.geometry, extent, step), strict=True):
+            first = core.start[axis] - self.geometry.axes[-1].halo
+            block = block.replace(axis, first, first + n)
         pixels = read_mirrored(example.image, block)[0, :, 0]
         image = torch.from_numpy((pixels.astype(np.float32) - mean[:, None, None]) / std[:, None, None])
-        core_yx = (extent[0], extent[1])
-        result = predict_core(network, self.geometry, image.to(self.device), core_yx, VALIDATION_TILE)
+        result = predict_core(network, self.geometry, image.to(self.device), extent, step)
         return result.cpu().numpy()
 
 
