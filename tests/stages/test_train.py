@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import TINY, Stopped, cells, files_of, pixels, run_and_signal, stop_after
-from unetcli.config import SCHEDULES, PrepConfig, TrainConfig, WeightsConfig
+from unetcli.config import SCHEDULES, PredictConfig, PrepConfig, TrainConfig, WeightsConfig
 from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError, UnetcliError, Unfinished
 from unetcli.image.dataset import open_dataset
 from unetcli.models.checkpoint import load_checkpoint, load_model, read_header
