@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,19 +21,22 @@ OPTIONS = [f"--{k.replace('_', '-')}={v}" for k, v in SETTINGS.items()]
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
+def slurm():
     """Return the environment of a cluster of its own on this machine."""
     up = shutil.which("slurm-up") or (UP if UP.exists() else None)
     if up is None:
         pytest.skip("needs slurm-up, which starts a SLURM on this machine")
-    folder = tmp_path_factory.mktemp("slurm") / "state"
-    started = subprocess.run([up, "--dir", folder], capture_output=True, text=True, timeout=300, check=False)
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    folder.chmod(0o755)  # its daemons are of several users
+    started = subprocess.run([up, "--dir", folder / "state"], capture_output=True, text=True, timeout=300, check=False)
     if started.returncode:
+        shutil.rmtree(folder, ignore_errors=True)
         pytest.skip(f"slurm-up: {started.stderr.strip().splitlines()[-1]}")
     told = dict(line.removeprefix("export ").split("=", 1) for line in started.stdout.splitlines() if "=" in line)
     yield {**os.environ, **{k: v.strip("'\"") for k, v in told.items()}, "OMP_NUM_THREADS": "1"}
     down = Path(up).with_name("slurm-down")
-    subprocess.run([down, "--dir", folder], capture_output=True, timeout=60, check=False)
+    subprocess.run([down, "--dir", folder / "state"], capture_output=True, timeout=60, check=False)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def unetcli(data, out, *options):
