@@ -7,7 +7,9 @@ dataclass, with the same name: ``--sigma`` / ``sigma`` / ``WeightsConfig(sigma=5
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -337,6 +339,7 @@ class AugmentConfig(DeformConfig):
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "one-cycle")
+SAMPLINGS = ("uniform", "map", "foreground")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,7 +356,23 @@ class TrainConfig(DeformConfig):
     dropout: float = setting(
         0.0, "Dropout at the end of the contracting path.", minimum=0, maximum=0.95, group="Network"
     )
-    patch_size: int = setting(256, "Side of a training patch as the network reads it, pixels.", minimum=1)
+    patch_size: str | int = setting(
+        "256", "Extent of a training patch as the network reads it, pixels: 256, or 16,128,128 for z,y,x.",
+        group="Patches",
+    )  # fmt: skip
+    sampling: str | None = setting(
+        None, "Where patches lie: anywhere (uniform), by the sampling map of the weights (map), or a share of them on "
+        "pixels of classes other than background (foreground). [default: map, if the weights have one, else uniform]",
+        choices=SAMPLINGS, group="Patches",
+    )  # fmt: skip
+    foreground_share: float = setting(
+        0.33, "Of --sampling foreground: share of patches that are centred on a pixel of a class other than "
+        "background; all these classes come as often.", above=0, maximum=1, group="Patches",
+    )  # fmt: skip
+    resize_schedule: str = setting(
+        "1", "Resolution over the steps, factor:share of the steps: 4:0.3,2:0.3,1 begins with pixels 4 times as "
+        "large.", group="Patches",
+    )  # fmt: skip
     batch_size: int = setting(8, "Patches in a step.", minimum=1)
     steps: int = setting(8000, "Number of optimization steps.", minimum=1)
     optimizer: str = setting("adamw", "Optimizer.", choices=OPTIMIZERS)
@@ -372,18 +391,58 @@ class TrainConfig(DeformConfig):
     validate_every: int = setting(500, "Steps between validations and checkpoints.", minimum=1)
     seed: int = setting(0, "Seed of initialization, patches and augmentation.", minimum=0)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "patch_size", str(self.patch_size).replace(" ", ""))
+        super().__post_init__()
+
     @property
     def feature_list(self) -> tuple[int, ...]:
         """Channels of each level."""
         return tuple(int(n) for n in self.features.split(","))
 
+    def patch_shape(self, ndim: int) -> tuple[int, ...]:
+        """Return the extent of a patch along (y, x) or (z, y, x), pixels.
+
+        Raises
+        ------
+        ConfigError
+            If it is given for axes that there are not.
+        """
+        extents = tuple(int(n) for n in str(self.patch_size).split(","))
+        if len(extents) not in (1, ndim):
+            raise ConfigError(
+                f"--patch-size {self.patch_size}: expected one number, or {ndim} for {'z,y,x'[-2 * ndim + 1 :]}",
+                fix=f"--patch-size {','.join(map(str, (*extents[:1], *extents)[-ndim:]))}",
+            )
+        return extents if len(extents) == ndim else extents * ndim
+
+    def resize_steps(self) -> list[tuple[int, int]]:
+        """Return each factor of `resize_schedule` with the step that it ends before."""
+        parts = [part.partition(":") for part in self.resize_schedule.split(",")]
+        done = itertools.accumulate(float(share) if share else math.inf for _, _, share in parts)
+        ends = [round(min(part, 1) * self.steps) for part in done]
+        return [(int(factor), end) for (factor, _, _), end in zip(parts, ends, strict=True)]
+
     def mistakes(self) -> list[str]:
-        """Check what `features` and `grid` hold."""
+        """Check what the settings hold that are lists."""
+        found = [*super().mistakes(), *self._patch_mistakes()]
         parts = self.features.split(",")
         if len(parts) < 2 or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
-            found = [f"--features {self.features}: expected two or more numbers of channels, such as 32,64,128"]
-            return [*super().mistakes(), *found]
-        return super().mistakes()
+            found.append(f"--features {self.features}: expected two or more numbers of channels, such as 32,64,128")
+        return found
+
+    def _patch_mistakes(self) -> list[str]:
+        found = []
+        if not re.fullmatch(r"0*[1-9]\d{0,6}(,0*[1-9]\d{0,6}){0,2}", str(self.patch_size)):
+            found.append(f"--patch-size {self.patch_size}: expected pixels, such as 256 or 16,128,128 for z,y,x")
+        *begins, last = self.resize_schedule.split(",")
+        shares = [re.fullmatch(r"[1-9]\d?:(0?\.\d+)", part) for part in begins]
+        if not all(shares) or not re.fullmatch(r"[1-9]\d?", last) or sum(float(m[1]) for m in shares if m) >= 1:
+            found.append(
+                f"--resize-schedule {self.resize_schedule}: expected factor:share of the steps, such as 4:0.3,2:0.3,1; "
+                "the last has the rest of them"
+            )
+        return found
 
 
 PRESETS: dict[str, dict[str, Any]] = {
