@@ -357,7 +357,7 @@ class TrainConfig(DeformConfig):
         0.0, "Dropout at the end of the contracting path.", minimum=0, maximum=0.95, group="Network"
     )
     patch_size: str | int = setting(
-        "256", "Extent of a training patch as the network reads it, pixels: 256, or 16,128,128 for z,y,x.",
+        256, "Extent of a training patch as the network reads it, pixels: 256, or 16,128,128 for z,y,x.",
         group="Patches",
     )  # fmt: skip
     sampling: str | None = setting(
@@ -392,7 +392,8 @@ class TrainConfig(DeformConfig):
     seed: int = setting(0, "Seed of initialization, patches and augmentation.", minimum=0)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "patch_size", str(self.patch_size).replace(" ", ""))
+        if str(self.patch_size).isdecimal():  # one number is the same, however it was written
+            object.__setattr__(self, "patch_size", int(self.patch_size))
         super().__post_init__()
 
     @property

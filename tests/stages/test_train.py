@@ -15,6 +15,7 @@ from unetcli.config import PRESETS, PrepConfig, TrainConfig, WeightsConfig, with
 from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError, UnetcliError
 from unetcli.image.dataset import open_dataset
 from unetcli.models.checkpoint import load_model, read_header
+from unetcli.models.geometry import AxisGeometry, Geometry
 from unetcli.sampling import draw_sample, examples
 from unetcli.stages import prep, train, weights
 from unetcli.training import trainer
@@ -379,7 +380,7 @@ def test_no_patch_is_centred_on_ignored_pixels(tmp_path):
 def test_ignored_pixels_count_in_no_score(tmp_path, split, scored):
     data, maps = ignoring(tmp_path, split=split)
     if split == "1":  # all training pixels are ignored
-        with pytest.raises(InputError, match="sampling map of the weights is 0"):
+        with pytest.raises(InputError, match="the weights are 0 in all training images"):
             train.run(data, tmp_path / "run", CONFIG, weights=maps, device="cpu")
         weights.run(data, maps, WeightsConfig(ignore="2"), overwrite=True)
         shutil.rmtree(tmp_path / "run")
@@ -396,7 +397,7 @@ def test_scores_of_a_plane_leave_out_pixels_of_weight_0(tmp_path, monkeypatch):
     predicted = np.zeros((3, 64, 64))
     predicted[1] = 1  # everywhere the class of the object
     monkeypatch.setattr(Validator, "_predict", lambda *_: predicted)
-    validator = Validator([(example, 0, 1)], dataset, None, torch.device("cpu"))
+    validator = Validator([(example, 0, 1)], dataset, Geometry((AxisGeometry(1, 0, 0, 0, 1),) * 2), torch.device("cpu"))
     ((loss, weight, wrong, both, either, n),) = validator._score_plane(None, (example, 0, 1))
     assert (wrong, both, either, n) == (64 * 32 - 256, 256, 64 * 32, 64 * 32)
     assert np.isfinite([loss, weight]).all()

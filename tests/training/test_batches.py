@@ -10,18 +10,23 @@ import torch
 from tests.conftest import TINY, cells
 from unetcli.config import PrepConfig, TrainConfig
 from unetcli.image.dataset import open_dataset
+from unetcli.models.geometry import AxisGeometry, Geometry
 from unetcli.stages import prep
 from unetcli.training import batches
-from unetcli.training.batches import BatchMaker, ahead, choose_augmentation, open_planes
+from unetcli.training.batches import BatchMaker, ahead, choose_augmentation
+from unetcli.training.places import Places, open_planes
 
 CONFIG = TrainConfig(**{**TINY, "elastic": 6.0, "batch_size": 3})
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
-def maker(data, weights=None, *, device="cpu", augment_on="host", margin=0, **changes):
-    dataset = open_dataset(data)
-    planes = open_planes(dataset, weights, validation=False)
-    return BatchMaker(planes, replace(CONFIG, **changes), dataset, margin, torch.device(device), augment_on)
+def maker(data, weights=None, *, device="cpu", augment_on="host", margin=0, ndim=2, share=None, **changes):
+    dataset, config = open_dataset(data), replace(CONFIG, **changes)
+    planes = open_planes(dataset, weights, ndim, validation=False)
+    places = Places.of(planes, config, dataset, ndim, workers=2)
+    axis = AxisGeometry(stride=4, margin=margin, halo=margin, reach=margin, smallest=2 * margin + 4)
+    share = range(config.batch_size) if share is None else share
+    return BatchMaker(places, config, dataset, Geometry((axis,) * ndim), torch.device(device), augment_on, share)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -81,8 +86,9 @@ def test_an_error_of_a_thread_reaches_the_caller():
 )
 def test_the_host_augments_where_it_keeps_up(monkeypatch, asked, device, batch, step, expected):
     host = SimpleNamespace(
-        config=replace(CONFIG, augment_on=asked), device=torch.device(device), make=lambda k: k, place=lambda k: k
-    )
+        config=replace(CONFIG, augment_on=asked), device=torch.device(device), make=lambda k: k, place=lambda k: k,
+        places=SimpleNamespace(ndim=2),
+    )  # fmt: skip
     monkeypatch.setattr(batches, "_seconds_per_batch", lambda *_: batch)
     assert choose_augmentation(host, 2, lambda _: step) == expected
 

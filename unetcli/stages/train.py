@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import shutil
 from collections.abc import Mapping
@@ -23,14 +24,17 @@ from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import check_fingerprint
 from unetcli.image.location import Location
 from unetcli.image.new_store import check_apart
+from unetcli.image.source import sizes_text
 from unetcli.image.streaming import Progress, available_cpus, silent
 from unetcli.models import build_model
 from unetcli.models.checkpoint import ModelHeader, save_model
 from unetcli.models.device import choose_device, choose_precision
 from unetcli.models.geometry import Geometry, geometry_of
 from unetcli.report.curves import draw_curves
-from unetcli.training.batches import choose_augmentation, open_planes
+from unetcli.training.batches import choose_augmentation, host_only
+from unetcli.training.places import Places, mirrored_note, open_planes
 from unetcli.training.record import read_rows
+from unetcli.training.resizing import Resolution, resolutions
 from unetcli.training.trainer import Trainer
 from unetcli.training.validation import Validator
 
@@ -83,18 +87,24 @@ def run(
     dataset.require_labels()
     parameters = network_parameters(config, dataset)
     geometry = geometry_of(config.arch, parameters)
-    geometry.check_size("--patch-size", config.patch_size)
-    config.grid_points(ndim=2)
-    _check_norm(config, geometry)
+    ndim = len(geometry.axes)
+    config.grid_points(ndim)
+    *_, (_, patch) = found = list(resolutions(config, geometry, dataset))
+    for _, resolution in found:
+        _check_norm(config, geometry, resolution)
+    if config.augment_on == "device" and (reason := host_only(config, ndim)):
+        raise ConfigError(f"--augment-on device: does not go with {reason}", fix="--augment-on host")
     if dry_run:
-        return _dry_run(config, parameters, geometry, dataset)
+        return _dry_run(config, parameters, geometry, patch, dataset)
     plan = {
         "stage": "train",
         "settings": asdict(config),
         "inputs": {"data": fingerprint(data), "weights": fingerprint(weights) if weights else None},
     }
     check_apart(out, [data, *([weights] if weights else [])])
-    training, validation = (open_planes(dataset, weights, validation=part) for part in (False, True))
+    training, validation = (open_planes(dataset, weights, ndim, validation=part) for part in (False, True))
+    workers = workers or available_cpus()
+    places = Places.of(training, config, dataset, ndim, workers=workers)
     chosen = choose_device(device)
     if _is_complete(out, plan, overwrite=overwrite):
         return _summary(out, already=True)
@@ -104,15 +114,14 @@ def run(
     precision = choose_precision(config.precision, chosen)
     trainer = Trainer.build(config, parameters, geometry, dataset, chosen, precision)
     trainer.resume(out / "last.ckpt")
-    workers = workers or available_cpus()
     try:
         if not trainer.augment_on:  # as a checkpoint says
-            host = trainer.maker(training, "host")
+            host = trainer.maker(places, "host")
             trainer.augment_on = choose_augmentation(host, workers, trainer.seconds_per_step)
         machine = {"device": str(chosen), "precision": precision, "augment_on": trainer.augment_on}
         _write_run_file(out, plan, trainer.network, machine)
         validator = Validator(validation, dataset, geometry, chosen)
-        trainer.fit(training, validator, out, workers=workers, progress=progress)
+        trainer.fit(places, validator, out, workers=workers, progress=progress)
     except torch.OutOfMemoryError as error:
         raise DeviceError(
             f"--device {device}: out of memory with {config.batch_size} patches of {config.patch_size} pixels",
@@ -122,19 +131,21 @@ def run(
     draw_curves(trainer.rows, out / "curves.png")
     save_model(out / "model.safetensors", trainer.network.state_dict(), header)
     summary = _summary(out, already=False)
-    if dataset.ndim == 3:
-        summary["notes"] = ["objects lie in volumes, but this network works plane by plane"]
-    return summary
+    notes = mirrored_note(training, patch.output) if ndim == 3 else []
+    if dataset.ndim == 3 and ndim == 2:
+        notes = ["objects lie in volumes, but this network works plane by plane"]
+    return {**summary, **({"notes": notes} if notes else {})}
 
 
-def _check_norm(config: TrainConfig, geometry: Geometry) -> None:
+def _check_norm(config: TrainConfig, geometry: Geometry, patch: Resolution) -> None:
     """Refuse a normalization over one value: batch and instance normalization have no gradient there."""
-    bottom = (config.patch_size // geometry.stride) ** 2 * (config.batch_size if config.norm == "batch" else 1)
-    if config.norm in ("batch", "instance") and bottom == 1:
+    shape = patch.shape[-len(geometry.axes) :]
+    bottom = math.prod(n // axis.stride for n, axis in zip(shape, geometry.axes, strict=True))
+    if config.norm in ("batch", "instance") and bottom * (config.batch_size if config.norm == "batch" else 1) == 1:
         raise ConfigError(
-            f"--norm {config.norm} with --patch-size {config.patch_size}: one value is left to normalize over at the "
-            "bottom of the network; expected more",
-            fix=f"--patch-size {2 * config.patch_size}, or --norm group",
+            f"--norm {config.norm} with patches of {sizes_text(shape)} pixels: one value is left to normalize over at "
+            "the bottom of the network; expected more",
+            fix=f"--patch-size {','.join(str(2 * n) for n in config.patch_shape(len(shape)))}, or --norm group",
         )
 
 
@@ -153,16 +164,15 @@ def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
 
 
 def _dry_run(
-    config: TrainConfig, parameters: Mapping[str, Any], geometry: Geometry, dataset: Dataset
+    config: TrainConfig, parameters: Mapping[str, Any], geometry: Geometry, patch: Resolution, dataset: Dataset
 ) -> dict[str, Any]:
     """Say what would be trained."""
     network = build_model(config.arch, parameters)
-    output = config.patch_size - 2 * geometry.margin
+    read, output = (sizes_text(shape[-len(geometry.axes) :]) for shape in (patch.shape, patch.output))
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
-        "patch": f"{config.patch_size} pixels in, {output} out, {config.batch_size} in a step",
-        "geometry": f"stride {geometry.stride}, halo {geometry.halo}, inputs {geometry.stride}*k + "
-        f"{geometry.smallest % geometry.stride}",
+        "patch": f"{read} pixels in, {output} out, {config.batch_size} in a step",
+        "geometry": geometry.describe(),
         "training_planes": sum(1 for _ in dataset.planes(validation=False)),
         "validation_planes": sum(1 for _ in dataset.planes(validation=True)),
         "steps": config.steps,

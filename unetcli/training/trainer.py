@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from unetcli.models import build_model
 from unetcli.models.checkpoint import load_checkpoint, save_checkpoint
 from unetcli.models.geometry import Geometry
 from unetcli.models.losses import weighted_cross_entropy
-from unetcli.training.batches import BatchMaker, Patches, Plane, ahead
+from unetcli.training.batches import BatchMaker, Patches, ahead
 from unetcli.training.optimization import OPTIMIZERS, SCHEDULES
+from unetcli.training.places import Places
 from unetcli.training.record import Row, write_rows
 from unetcli.training.validation import Validator
 
@@ -77,7 +78,7 @@ class Trainer:
 
     def fit(
         self,
-        training: Sequence[Plane],
+        training: Places,
         validator: Validator,
         out: Path,
         *,
@@ -109,9 +110,10 @@ class Trainer:
                 raise
             asked = time.perf_counter()
 
-    def maker(self, planes: Sequence[Plane], augment_on: str) -> BatchMaker:
+    def maker(self, places: Places, augment_on: str) -> BatchMaker:
         """Return what makes the batches, augmented on the ``host`` or on the ``device``."""
-        return BatchMaker(planes, self.config, self.dataset, self.geometry.margin, self.fabric.device, augment_on)
+        share = range(self.config.batch_size)
+        return BatchMaker(places, self.config, self.dataset, self.geometry, self.fabric.device, augment_on, share)
 
     def _train_on(self, batch: Patches) -> None:
         self.optimizer.zero_grad(set_to_none=True)

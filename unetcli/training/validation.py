@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,13 @@ from unetcli.image.dataset import Dataset
 from unetcli.image.source import read_mirrored
 from unetcli.image.tiling import Box, TileGrid
 from unetcli.models.geometry import Geometry
-from unetcli.models.overlap_tile import predict_core, read_extent
-from unetcli.sampling import Example
-from unetcli.training.batches import Plane, classes_of
+from unetcli.models.overlap_tile import aligned, predict_core, read_extent
+from unetcli.sampling import Example, Plane
+from unetcli.training.places import classes_of
 from unetcli.training.record import Row
 
-VALIDATION_TILE = 512
+VALIDATION_TILE = {2: (1, 512, 512), 3: (32, 128, 128)}
+"""Core of a tile (z, y, x) of planes and of volumes, pixels; it is rounded up to the stride of the network."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Validator:
     Parameters
     ----------
     planes
-        (example, t, z) of each plane.
+        (example, t, z) of each plane, or volume.
     dataset
         Where they are from.
     geometry
@@ -43,6 +44,18 @@ class Validator:
     dataset: Dataset
     geometry: Geometry
     device: torch.device
+
+    @property
+    def ndim(self) -> int:
+        """2: it scores planes; 3: volumes."""
+        return len(self.geometry.axes)
+
+    @property
+    def _step(self) -> tuple[int, ...]:
+        """Core of a tile (z, y, x)."""
+        sizes = VALIDATION_TILE[self.ndim]
+        along = zip(self.geometry.axes, sizes[-self.ndim :], strict=True)
+        return (*sizes[: -self.ndim], *(aligned(axis, n) for axis, n in along))
 
     def score(self, network: nn.Module) -> Row:
         """Return the validation scores; none where there are no planes, or all of their pixels are ignored."""
@@ -68,14 +81,15 @@ class Validator:
         """
         example, t, z = plane
         mean, std = self.dataset.normalization()
-        for tile in TileGrid(example.image.shape, (1, example.image.shape[1], 1, VALIDATION_TILE, VALIDATION_TILE)):
-            if (tile.core.start[0], tile.core.start[2]) != (t, z):
+        axes = slice(5 - self.ndim, None)
+        for tile in TileGrid(example.image.shape, (1, example.image.shape[1], *self._step)):
+            if tile.core.start[0] != t or (self.ndim == 2 and tile.core.start[2] != z):
                 continue
             probabilities = self._predict(network, example, tile.core, mean, std)
-            target_box = replace(tile.core, start=_channel(tile.core.start, 0), stop=_channel(tile.core.stop, 1))
-            labels = (example.target or example.truth).read(target_box)[0, 0, 0]
+            shape, target_box = tile.core.shape[axes], tile.core.replace(1, 0, 1)
+            labels = (example.target or example.truth).read(target_box).reshape(shape)
             target = classes_of(example, labels, self.dataset.label_kind).astype(np.int64)
-            weights = example.weights.read(target_box)[0, 0, 0] if example.weights else np.ones(target.shape)
+            weights = example.weights.read(target_box).reshape(shape) if example.weights else np.ones(shape)
             likelihood = np.take_along_axis(probabilities, target[None], axis=0)[0]
             loss, counts = -(weights * np.log(likelihood.clip(1e-12))).sum(), weights > 0
             predicted, target = probabilities.argmax(axis=0)[counts], target[counts]
@@ -87,17 +101,13 @@ class Validator:
     def _predict(
         self, network: nn.Module, example: Example, core: Box, mean: NDArray[Any], std: NDArray[Any]
     ) -> NDArray[np.float32]:
-        halo, extent = self.geometry.halo, core.shape[3:]
-        block = core
-        for axis, n in zip((3, 4), extent, strict=True):
-            first = core.start[axis] - halo
-            block = block.replace(axis, first, first + read_extent(self.geometry, n, VALIDATION_TILE))
-        pixels = read_mirrored(example.image, block)[0, :, 0]
-        image = torch.from_numpy((pixels.astype(np.float32) - mean[:, None, None]) / std[:, None, None])
-        core_yx = (extent[0], extent[1])
-        result = predict_core(network, self.geometry, image.to(self.device), core_yx, VALIDATION_TILE)
+        first, block = 5 - self.ndim, core
+        extent, step = core.shape[first:], self._step[-self.ndim :]
+        for axis, n in enumerate(read_extent(self.geometry, extent, step), first):
+            start = core.start[axis] - self.geometry.axes[axis - first].halo
+            block = block.replace(axis, start, start + n)
+        channels = (slice(None), *(None,) * self.ndim)
+        pixels = read_mirrored(example.image, block)[0]
+        pixels = (pixels.reshape(-1, *block.shape[first:]).astype(np.float32) - mean[channels]) / std[channels]
+        result = predict_core(network, self.geometry, torch.from_numpy(pixels).to(self.device), extent, step)
         return result.cpu().numpy()
-
-
-def _channel(position: tuple[int, ...], c: int) -> tuple[int, ...]:
-    return (position[0], c, *position[2:])
