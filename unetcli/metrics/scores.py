@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.errors import ConfigError, InputError
+from unetcli.metrics.objects import average_precision, seg
 from unetcli.metrics.partitions import (
     Vi,
     VRand,
@@ -227,6 +228,18 @@ SCORES: dict[str, Score] = {
         lambda pair: adapted_rand_error(pair.overlaps),
         "lower",
         f"CREMI's code, truth foreground only; {_SEGMENTS}, {_MEAN}",
+        _NO_TRUTH,
+    ),
+    "ap50": Score(
+        lambda pair: average_precision(pair.overlaps),
+        "higher",
+        f"TP/(TP+FP+FN), objects match at IoU >= 0.5; {_SEGMENTS}, {_MEAN}",
+        "neither side has an object",
+    ),
+    "seg": Score(
+        lambda pair: seg(pair.overlaps),
+        "higher",
+        f"Cell Tracking Challenge: IoU with what covers more than half of a true object; {_SEGMENTS}, {_MEAN}",
         _NO_TRUTH,
     ),
 }
