@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import describe
-from unetcli.config import PRESETS, PrepConfig, WeightsConfig, with_preset
+from unetcli.config import PrepConfig, WeightsConfig
 from unetcli.demo import write_pictures
 from unetcli.image.dataset import open_dataset
 from unetcli.models.geometry import geometry_of
+from unetcli.presets import PRESETS, with_preset
 from unetcli.stages import prep, train, weights
 from unetcli.training.batches import BatchMaker, open_planes
 

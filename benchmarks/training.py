@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import describe
-from unetcli.config import PrepConfig, TrainConfig, WeightsConfig, with_preset
+from unetcli.config import PrepConfig, TrainConfig, WeightsConfig
 from unetcli.demo import write_pictures
 from unetcli.image.dataset import open_dataset
 from unetcli.models import build_model
+from unetcli.presets import with_preset
 from unetcli.stages import prep, train, weights
 
 ROUNDS = 3

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unetcli.models.geometry import AxisGeometry, Geometry
+from unetcli.models.losses import class_probabilities
 
 
 def aligned(axis: AxisGeometry, core: int) -> int:
@@ -151,7 +152,7 @@ def _valid_part(logits: Tensor, geometry: Geometry, core: Sequence[int]) -> Tens
     """Cut the core out of the output of a tile, as probabilities."""
     firsts = [axis.halo - axis.margin for axis in geometry.axes]
     inside = (slice(a, a + n) for a, n in zip(firsts, core, strict=True))
-    return logits[0][(slice(None), *inside)].float().softmax(dim=0)
+    return class_probabilities(logits[(slice(None), slice(None), *inside)])[0]
 
 
 def _steps(core: int, step: int) -> Iterator[tuple[int, int]]:

@@ -7,7 +7,7 @@ import math
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ from unetcli.models import build_model
 from unetcli.models.checkpoint import ModelHeader, save_model
 from unetcli.models.device import choose_device, choose_precision
 from unetcli.models.geometry import Geometry, geometry_of
+from unetcli.models.losses import LOSSES
 from unetcli.report.curves import draw_curves
 from unetcli.training.batches import choose_augmentation, host_only
+from unetcli.training.optimization import steps_of_epoch
 from unetcli.training.places import Places, mirrored_note, open_planes
 from unetcli.training.record import read_rows
 from unetcli.training.resizing import Resolution, resolutions
@@ -94,8 +96,11 @@ def run(
         _check_norm(config, geometry, resolution)
     if config.augment_on == "device" and (reason := host_only(config, ndim)):
         raise ConfigError(f"--augment-on device: does not go with {reason}", fix="--augment-on host")
+    epoch_steps = _epoch_steps(config, patch, dataset)
+    if config.epochs:
+        config = replace(config, steps=config.epochs * epoch_steps)
     if dry_run:
-        return _dry_run(config, parameters, geometry, patch, dataset)
+        return _dry_run(config, parameters, geometry, patch, dataset, epoch_steps)
     plan = {
         "stage": "train",
         "settings": asdict(config),
@@ -112,7 +117,7 @@ def run(
     if chosen.type == "cpu":
         torch.set_num_threads(available_cpus())
     precision = choose_precision(config.precision, chosen)
-    trainer = Trainer.build(config, parameters, geometry, dataset, chosen, precision)
+    trainer = Trainer.build(config, parameters, geometry, dataset, chosen, precision, epoch_steps)
     trainer.resume(out / "last.ckpt")
     try:
         if not trainer.augment_on:  # as a checkpoint says
@@ -120,7 +125,9 @@ def run(
             trainer.augment_on = choose_augmentation(host, workers, trainer.seconds_per_step)
         machine = {"device": str(chosen), "precision": precision, "augment_on": trainer.augment_on}
         _write_run_file(out, plan, trainer.network, machine)
-        validator = Validator(validation, dataset, geometry, chosen)
+        # Of two probabilities, the cross-entropy is that of a sigmoid.
+        terms = LOSSES["weighted-cross-entropy" if config.loss == "bce" else config.loss]
+        validator = Validator(validation, dataset, geometry, chosen, terms)
         trainer.fit(places, validator, out, workers=workers, progress=progress)
     except torch.OutOfMemoryError as error:
         raise DeviceError(
@@ -129,7 +136,7 @@ def run(
         ) from error
     header = _header(config, parameters, geometry, dataset, plan)
     draw_curves(trainer.rows, out / "curves.png")
-    save_model(out / "model.safetensors", trainer.network.state_dict(), header)
+    save_model(out / "model.safetensors", trainer.result.state_dict(), header)
     summary = _summary(out, already=False)
     notes = mirrored_note(training, patch.output) if ndim == 3 else []
     if dataset.ndim == 3 and ndim == 2:
@@ -149,12 +156,29 @@ def _check_norm(config: TrainConfig, geometry: Geometry, patch: Resolution) -> N
         )
 
 
+def _epoch_steps(config: TrainConfig, patch: Resolution, dataset: Dataset) -> int:
+    pixels = sum(math.prod(image.level.shape[3:]) for image, _, _ in dataset.planes(validation=False))
+    return steps_of_epoch(pixels, math.prod(patch.output), config.batch_size)
+
+
 def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """Return what `build_model` takes for a data set."""
+    """Return what `build_model` takes for a data set.
+
+    Raises
+    ------
+    ConfigError
+        If the loss tells two classes apart, and there are more.
+    """
+    if config.loss == "bce" and len(dataset.classes) > 2:
+        raise ConfigError(
+            f"--loss bce: tells two classes apart; the data set has {len(dataset.classes)}: "
+            f"{', '.join(dataset.classes)}",
+            fix="--loss weighted-cross-entropy",
+        )
     return {
         "ndim": 2,
         "channels": len(dataset.statistics),
-        "classes": max(2, len(dataset.classes)),
+        "classes": 1 if config.loss == "bce" else max(2, len(dataset.classes)),  # logits
         "features": list(config.feature_list),
         "padding": config.padding,
         "norm": config.norm,
@@ -164,7 +188,12 @@ def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
 
 
 def _dry_run(
-    config: TrainConfig, parameters: Mapping[str, Any], geometry: Geometry, patch: Resolution, dataset: Dataset
+    config: TrainConfig,
+    parameters: Mapping[str, Any],
+    geometry: Geometry,
+    patch: Resolution,
+    dataset: Dataset,
+    epoch_steps: int,
 ) -> dict[str, Any]:
     """Say what would be trained."""
     network = build_model(config.arch, parameters)
@@ -176,6 +205,7 @@ def _dry_run(
         "training_planes": sum(1 for _ in dataset.planes(validation=False)),
         "validation_planes": sum(1 for _ in dataset.planes(validation=True)),
         "steps": config.steps,
+        "epoch": f"{epoch_steps} steps, which show as many pixels as there are",
     }
 
 

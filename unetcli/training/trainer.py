@@ -22,9 +22,9 @@ from unetcli.image.streaming import Progress
 from unetcli.models import build_model
 from unetcli.models.checkpoint import load_checkpoint, save_checkpoint
 from unetcli.models.geometry import Geometry
-from unetcli.models.losses import weighted_cross_entropy
+from unetcli.models.losses import LOSSES, loss
 from unetcli.training.batches import BatchMaker, Patches, ahead
-from unetcli.training.optimization import OPTIMIZERS, SCHEDULES
+from unetcli.training.optimization import AveragedNetwork, make_optimizer, make_scheduler
 from unetcli.training.places import Places
 from unetcli.training.record import Row, write_rows
 from unetcli.training.validation import Validator
@@ -44,6 +44,7 @@ class Trainer:
     network: nn.Module
     optimizer: Any
     scheduler: optim.lr_scheduler.LRScheduler
+    average: AveragedNetwork | None
     rows: list[Row]
     losses: list[float]
     timing: list[Row]
@@ -62,6 +63,7 @@ class Trainer:
         dataset: Dataset,
         device: torch.device,
         precision: str,
+        epoch_steps: int,
     ) -> Trainer:
         """Set up network, optimizer and schedule on a device."""
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the device was said already
@@ -71,10 +73,16 @@ class Trainer:
             precision="bf16-mixed" if precision == "bfloat16" else "32-true",
         )
         network = build_model(config.arch, parameters).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = OPTIMIZERS[config.optimizer](network.parameters(), config)
-        scheduler = SCHEDULES[config.schedule](optimizer, config)
+        optimizer = make_optimizer(network, config)
+        scheduler = make_scheduler(optimizer, config, epoch_steps)
         network, optimizer = fabric.setup(network, optimizer)
-        return cls(config, geometry, dataset, fabric, network, optimizer, scheduler, [], [], [])
+        average = AveragedNetwork(network.module, config.ema) if config.ema else None
+        return cls(config, geometry, dataset, fabric, network, optimizer, scheduler, average, [], [], [])
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is validated and saved."""
+        return self.average.network if self.average else self.network
 
     def fit(
         self,
@@ -117,12 +125,21 @@ class Trainer:
 
     def _train_on(self, batch: Patches) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = weighted_cross_entropy(self.network(batch.image).float(), batch.target, batch.weights)
+        loss = self._loss(batch)
         self.fabric.backward(loss)
+        if self.config.clip_norm:  # of a gradient that is not finite, the next loss tells
+            self.fabric.clip_gradients(
+                self.network, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
+            )
         self.optimizer.step()
         self.scheduler.step()
+        if self.average:
+            self.average.update(self.network)
         self.step += 1
         self.unread.append(loss.detach())
+
+    def _loss(self, batch: Patches) -> Tensor:
+        return loss(LOSSES[self.config.loss], self.network(batch.image), batch.target, batch.weights)
 
     def _read_losses(self) -> None:
         """Wait for the device; refuse to go on, and to save anything, after a loss that is not finite."""
@@ -146,9 +163,7 @@ class Trainer:
                 if k == n:  # what came before was to get ready
                     torch.cuda.synchronize(self.fabric.device)
                     start = time.perf_counter()
-                self.fabric.backward(
-                    weighted_cross_entropy(self.network(batch.image).float(), batch.target, batch.weights)
-                )
+                self.fabric.backward(self._loss(batch))
             torch.cuda.synchronize(self.fabric.device)
         seconds = time.perf_counter() - start
         self.optimizer.zero_grad(set_to_none=True)
@@ -163,7 +178,8 @@ class Trainer:
             "loss": float(np.mean(self.losses)),
         }
         self.losses = []
-        self.rows.append(row | validator.score(self.network))
+        with self.fabric.autocast():
+            self.rows.append(row | validator.score(self.result))
         write_rows(out / "metrics.csv", self.rows)
 
     def _note_times(self, out: Path) -> None:
@@ -180,6 +196,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
             "rows": self.rows,
             "losses": self.losses,
             "timing": self.timing,
@@ -198,6 +215,8 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
         self.step, self.rows, self.losses = state["step"], state["rows"], state["losses"]
         self.timing, self.waited, self.worked = state["timing"], state["waited"], state["worked"]
         self.augment_on = state["augment_on"]

@@ -15,6 +15,7 @@ from unetcli.image.dataset import Dataset
 from unetcli.image.source import read_mirrored
 from unetcli.image.tiling import Box, TileGrid
 from unetcli.models.geometry import Geometry
+from unetcli.models.losses import Term, counts, totals
 from unetcli.models.overlap_tile import aligned, predict_core, read_extent
 from unetcli.sampling import Example, Plane
 from unetcli.training.places import classes_of
@@ -38,12 +39,15 @@ class Validator:
         Of the network.
     device
         Where the network is.
+    terms
+        Of the loss, for one logit a class; each tile counts as a patch.
     """
 
     planes: Sequence[Plane]
     dataset: Dataset
     geometry: Geometry
     device: torch.device
+    terms: Sequence[Term]
 
     @property
     def ndim(self) -> int:
@@ -65,17 +69,18 @@ class Validator:
         with torch.inference_mode():
             total = np.sum([t for plane in self.planes for t in self._score_plane(network, plane)], axis=0)
         network.train()
-        loss, weight, wrong, both, either, pixels = total
+        n = len(self.terms)
+        losses, divisors, (wrong, both, either, pixels) = total[:n], total[n : 2 * n], total[2 * n :]
         if not pixels:
             return {}
         return {
-            "validation_loss": float(loss / weight),
+            "validation_loss": float((losses / divisors).sum()),
             "validation_pixel_error": float(wrong / pixels),
             "validation_iou": float(both / either) if either else 1.0,
         }
 
     def _score_plane(self, network: nn.Module, plane: Plane) -> Iterator[NDArray[np.float64]]:
-        """Yield weighted loss, weight, wrong, foreground in both, in either, and pixels, of each tile.
+        """Yield totals and counts of the loss, wrong, foreground in both, in either, and pixels, of each tile.
 
         Pixels of weight 0 count in none of them.
         """
@@ -90,11 +95,12 @@ class Validator:
             labels = (example.target or example.truth).read(target_box).reshape(shape)
             target = classes_of(example, labels, self.dataset.label_kind).astype(np.int64)
             weights = example.weights.read(target_box).reshape(shape) if example.weights else np.ones(shape)
-            likelihood = np.take_along_axis(probabilities, target[None], axis=0)[0]
-            loss, counts = -(weights * np.log(likelihood.clip(1e-12))).sum(), weights > 0
-            predicted, target = probabilities.argmax(axis=0)[counts], target[counts]
+            logits = np.log(probabilities.clip(1e-12))  # of which these are the softmax
+            batch = [torch.from_numpy(part)[None] for part in (logits, target, weights)]
+            counted = weights > 0
+            predicted, target = probabilities.argmax(axis=0)[counted], target[counted]
             yield np.array([
-                loss, weights.sum(), (predicted != target).sum(),
+                *totals(self.terms, *batch), *counts(self.terms, batch[2]), (predicted != target).sum(),
                 ((predicted > 0) & (target > 0)).sum(), ((predicted > 0) | (target > 0)).sum(), target.size,
             ])  # fmt: skip
 
