@@ -30,6 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "noise": 0.0,
         "precision": "float32",
         "validate_every": 1000,
+        "keep": "last",
     },
     # As most often implemented again for ISBI 2012: whole images of 512 pixels, one in a step.
     "classic": {

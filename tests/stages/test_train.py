@@ -40,7 +40,7 @@ def rows_of(run, name="metrics.csv"):
 
 def test_files_of_a_run(trained):
     assert {p.name for p in trained.iterdir()} == {
-        "model.safetensors", "last.ckpt", "metrics.csv", "timing.csv", "curves.png", "run.json",
+        "model.safetensors", "best.safetensors", "last.ckpt", "metrics.csv", "timing.csv", "curves.png", "run.json",
     }  # fmt: skip
     rows = rows_of(trained)
     assert [row["step"] for row in rows] == [2, 4, 6]
@@ -449,18 +449,21 @@ def test_no_patch_is_centred_on_ignored_pixels(tmp_path):
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(("split", "scored"), [("0", False), ("1", True)], ids=["all ignored", "half ignored"])
-def test_ignored_pixels_count_in_no_score(tmp_path, split, scored):
-    data, maps = ignoring(tmp_path, split=split)
-    if split == "1":  # all training pixels are ignored
-        with pytest.raises(InputError, match="the weights are 0 in all training images"):
-            train.run(data, tmp_path / "run", CONFIG, weights=maps, device="cpu")
-        weights.run(data, maps, WeightsConfig(ignore="2"), overwrite=True)
-        shutil.rmtree(tmp_path / "run")
+def test_ignored_pixels_count_in_no_score(tmp_path):
+    data, maps = ignoring(tmp_path, split="0")
     train.run(data, tmp_path / "run", CONFIG, weights=maps, device="cpu")
     rows = rows_of(tmp_path / "run")
     assert all(np.isfinite(list(row.values())).all() for row in rows)
-    assert all(("validation_iou" in row) == scored for row in rows)
+    assert not any("validation_iou" in row for row in rows)
+
+
+@pytest.mark.parametrize("sampling", [0.5, None], ids=["sampling map", "no sampling map"])
+def test_nothing_is_learnt_from_ignored_pixels_alone(tmp_path, sampling):
+    data, maps = ignoring(tmp_path, split="1")
+    weights.run(data, maps, WeightsConfig(ignore="2", sampling=sampling), overwrite=True)
+    with pytest.raises(InputError, match="the weights are 0 in all training images"):
+        train.run(data, tmp_path / "run", CONFIG, weights=maps, device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_scores_of_a_plane_leave_out_pixels_of_weight_0(tmp_path, monkeypatch):

@@ -6,14 +6,13 @@ import json
 import math
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from unetcli import __version__
 from unetcli.atomic import write_atomically
@@ -25,16 +24,20 @@ from unetcli.image.ledger import check_fingerprint
 from unetcli.image.location import Location
 from unetcli.image.new_store import check_apart
 from unetcli.image.source import sizes_text
-from unetcli.image.streaming import Progress, available_cpus, silent
+from unetcli.image.streaming import Progress, silent
+from unetcli.launch import read_launch
 from unetcli.models import build_model
 from unetcli.models.checkpoint import ModelHeader, save_model
 from unetcli.models.device import choose_device, choose_precision
 from unetcli.models.geometry import Geometry, geometry_of
 from unetcli.models.losses import LOSSES
 from unetcli.report.curves import draw_curves
+from unetcli.sampling import Plane
 from unetcli.training.batches import choose_augmentation, host_only
+from unetcli.training.memory import is_out_of_memory, largest_that_fits
 from unetcli.training.optimization import steps_of_epoch
 from unetcli.training.places import Places, mirrored_note, open_planes
+from unetcli.training.processes import Processes, allotted_cpus, check_batch, device_name
 from unetcli.training.record import read_rows
 from unetcli.training.resizing import Resolution, resolutions
 from unetcli.training.trainer import Trainer
@@ -60,99 +63,196 @@ def run(
     data
         A data set with labels.
     out
-        Folder of the run: ``model.safetensors``, ``last.ckpt``, ``metrics.csv``, ``timing.csv``, ``curves.png``,
-        ``run.json``.
+        Folder of the run: ``model.safetensors``, ``best.safetensors``, ``last.ckpt``, ``metrics.csv``, ``timing.csv``,
+        ``curves.png``, ``run.json``.
     config
         Settings, of a preset or changed from one.
     weights
         Weight maps of this data set.
     device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; of several processes each takes a CUDA device of its own.
     overwrite
         Start again from nothing.
     workers
-        Threads that prepare patches.
+        Threads that prepare patches, of each process.
     progress
         Called after each step.
 
     Returns
     -------
     dict
-        Steps, parameters and the last scores.
+        Steps, parameters and the last scores; of several processes, from the first one only.
 
     Raises
     ------
     Unfinished
         If `progress` asks to stop; the checkpoint holds everything.
     """
+    if dry_run:
+        return _dry_run(_open_task(data, weights, config))
+    launch = read_launch()
+    chosen = choose_device(device_name(launch, device))
+    processes = Processes(launch, chosen, choose_precision(config.precision, chosen))
+    cpus = allotted_cpus(launch)
+    if chosen.type == "cpu":
+        torch.set_num_threads(cpus)
+    with processes.together():
+        task = _open_task(data, weights, config, n_processes=processes.count)
+        check_apart(out, [data, *([weights] if weights else [])])
+        ndim, workers = len(task.header.geometry.axes), workers or cpus
+        training, validation = (open_planes(task.dataset, weights, ndim, validation=part) for part in (False, True))
+        places = Places.of(training, task.config, task.dataset, ndim, workers=workers)
+        is_complete = processes.is_first and _is_complete(out, task.plan, overwrite=overwrite)
+        if not processes.from_first(is_complete):
+            trainer = Trainer.build(task.config, task.header, task.dataset, places, processes, task.epoch_steps)
+            _train(trainer, validation, out, task.plan, workers=workers, progress=progress)
+        if not processes.is_first:
+            return {}
+        summary = _summary(out, already=is_complete)
+    notes = mirrored_note(training, task.patch.output) if ndim == 3 else []
+    if task.dataset.ndim == 3 and ndim == 2:
+        notes = ["objects lie in volumes, but this network works plane by plane"]
+    return {**summary, **({"notes": notes} if notes else {})}
+
+
+class Task(NamedTuple):
+    """What is to be trained, checked."""
+
+    config: TrainConfig
+    """With the number of steps that its epochs have."""
+    dataset: Dataset
+    header: ModelHeader
+    plan: Mapping[str, Any]
+    """Settings and inputs, which a run that is continued must share."""
+    epoch_steps: int
+    patch: Resolution
+    """What the network sees in the last steps."""
+
+
+def _open_task(data: Location, weights: Location | None, config: TrainConfig, *, n_processes: int = 1) -> Task:
+    """Open a data set, and check that what is asked for can be trained on it."""
     dataset = open_dataset(data)
     dataset.require_labels()
     parameters = network_parameters(config, dataset)
     geometry = geometry_of(config.arch, parameters)
     ndim = len(geometry.axes)
     config.grid_points(ndim)
-    *_, (_, patch) = found = list(resolutions(config, geometry, dataset))
-    for _, resolution in found:
-        _check_norm(config, geometry, resolution)
+    found = [resolution for _, resolution in resolutions(config, geometry, dataset)]
+    check_batch(config.batch_size, config.accumulate, n_processes)
+    for resolution in found:
+        _check_norm(config, geometry, resolution.shape[-ndim:], n_processes)
+    _check_validation(config, dataset)
     if config.augment_on == "device" and (reason := host_only(config, ndim)):
         raise ConfigError(f"--augment-on device: does not go with {reason}", fix="--augment-on host")
-    epoch_steps = _epoch_steps(config, patch, dataset)
+    epoch_steps = _epoch_steps(config, found[-1], dataset)
     if config.epochs:
         config = replace(config, steps=config.epochs * epoch_steps)
-    if dry_run:
-        return _dry_run(config, parameters, geometry, patch, dataset, epoch_steps)
     plan = {
         "stage": "train",
         "settings": asdict(config),
         "inputs": {"data": fingerprint(data), "weights": fingerprint(weights) if weights else None},
     }
-    check_apart(out, [data, *([weights] if weights else [])])
-    training, validation = (open_planes(dataset, weights, ndim, validation=part) for part in (False, True))
-    workers = workers or available_cpus()
-    places = Places.of(training, config, dataset, ndim, workers=workers)
-    chosen = choose_device(device)
-    if _is_complete(out, plan, overwrite=overwrite):
-        return _summary(out, already=True)
-    torch.manual_seed(config.seed)
-    if chosen.type == "cpu":
-        torch.set_num_threads(available_cpus())
-    precision = choose_precision(config.precision, chosen)
-    trainer = Trainer.build(config, parameters, geometry, dataset, chosen, precision, epoch_steps)
-    trainer.resume(out / "last.ckpt")
+    return Task(config, dataset, _header(config, parameters, geometry, dataset, plan), plan, epoch_steps, found[-1])
+
+
+def _train(
+    trainer: Trainer, validation: Sequence[Plane], out: Path, plan: Mapping[str, Any], *, workers: int,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Train from where the last checkpoint stands to the end, and write the model."""
+    config, processes, dataset = trainer.config, trainer.processes, trainer.dataset
+    trainer.resume(out)
+    # Of two probabilities, the cross-entropy is that of a sigmoid.
+    terms = LOSSES["weighted-cross-entropy" if config.loss == "bce" else config.loss]
+    planes = processes.share(validation)
+    validator = Validator(planes, dataset, trainer.header.geometry, processes.device, terms)
     try:
-        if not trainer.augment_on:  # as a checkpoint says
-            host = trainer.maker(places, "host")
-            trainer.augment_on = choose_augmentation(host, workers, trainer.seconds_per_step)
-        machine = {"device": str(chosen), "precision": precision, "augment_on": trainer.augment_on}
-        _write_run_file(out, plan, trainer.network, machine)
-        # Of two probabilities, the cross-entropy is that of a sigmoid.
-        terms = LOSSES["weighted-cross-entropy" if config.loss == "bce" else config.loss]
-        validator = Validator(validation, dataset, geometry, chosen, terms)
-        trainer.fit(places, validator, out, workers=workers, progress=progress)
-    except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"--device {device}: out of memory with {config.batch_size} patches of {config.patch_size} pixels",
-            fix="a smaller --batch-size or --patch-size",
-        ) from error
-    header = _header(config, parameters, geometry, dataset, plan)
-    draw_curves(trainer.rows, out / "curves.png")
-    save_model(out / "model.safetensors", trainer.result.state_dict(), header)
-    summary = _summary(out, already=False)
-    notes = mirrored_note(training, patch.output) if ndim == 3 else []
-    if dataset.ndim == 3 and ndim == 2:
-        notes = ["objects lie in volumes, but this network works plane by plane"]
-    return {**summary, **({"notes": notes} if notes else {})}
+        if not trainer.history.augment_on:  # as a checkpoint says
+            measured = choose_augmentation(trainer.maker("host"), workers, trainer.seconds_per_step)
+            trainer.history.augment_on = processes.from_first(measured)
+        if processes.is_first:
+            _write_run_file(out, plan, trainer)
+        trainer.fit(validator, out, workers=workers, progress=progress)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        if processes.is_first:
+            _write_results(trainer, out)
+        return
+    raise _out_of_memory(trainer, out)  # here, where no error keeps alive what the step held in memory
 
 
-def _check_norm(config: TrainConfig, geometry: Geometry, patch: Resolution) -> None:
+def _write_results(trainer: Trainer, out: Path) -> None:
+    """Write the curves, then the model, with which the run is complete."""
+    draw_curves(trainer.history.rows, out / "curves.png")
+    best, model = out / "best.safetensors", out / "model.safetensors"
+    if trainer.config.keep == "last" or trainer.history.best is None:
+        save_model(model, trainer.result.state_dict(), trainer.header)
+        return
+    if not best.is_file():
+        raise InputError(f"{best}: is missing; expected the best model of this run", fix="--overwrite starts again")
+    write_atomically(model, best.read_bytes())
+
+
+def _out_of_memory(trainer: Trainer, out: Path) -> DeviceError:
+    """Say which patch fits, from steps with smaller ones; a run that has saved nothing is removed."""
+    config, geometry, processes = trainer.config, trainer.header.geometry, trainer.processes
+    whole = config.patch_shape(len(geometry.axes))
+    shapes = [s for s in _smaller_shapes(geometry, whole) if _is_normalized(config, geometry, s, processes.count)]
+    largest = largest_that_fits(shapes, trainer.try_patch) if processes.count == 1 else None
+    if processes.is_first and not (out / "last.ckpt").exists():
+        shutil.rmtree(out, ignore_errors=True)
+    found = f"{processes.device}: out of memory with {config.batch_size} patches of {_joined(whole, ' x ')} pixels"
+    if largest == whole:
+        return DeviceError(f"{found}; alone, a step of them fits", fix="end other programs that use this memory")
+    fits = "" if largest is None else f"; patches of {_joined(largest, ' x ')} fit"
+    less = "a smaller --patch-size" if largest is None else f"--patch-size {_joined(largest, ',')}"
+    return DeviceError(f"{found}{fits}", fix=f"{less}, or a larger --accumulate, or a smaller --batch-size")
+
+
+def _joined(shape: Sequence[int], sign: str) -> str:
+    """Spell a shape; of one with equal sides, one side."""
+    return sign.join(map(str, shape if len(set(shape)) > 1 else shape[:1]))
+
+
+def _smaller_shapes(geometry: Geometry, shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the legal shapes up to one, smallest first, of about its proportions."""
+    steps = [(size - axis.smallest) // axis.stride for axis, size in zip(geometry.axes, shape, strict=True)]
+    n = max(1, *steps)
+    return [
+        tuple(a.smallest + a.stride * (most * i // n) for a, most in zip(geometry.axes, steps, strict=True))
+        for i in range(n + 1)
+    ]
+
+
+def _is_normalized(config: TrainConfig, geometry: Geometry, shape: Sequence[int], n_processes: int) -> bool:
+    """Tell whether there is more than one value to normalize over at the bottom of the network."""
+    together = {"batch": config.batch_size // config.accumulate // n_processes, "instance": 1}
+    bottom = (size // axis.stride for axis, size in zip(geometry.axes, shape, strict=True))
+    return together.get(config.norm, 2) * math.prod(bottom) > 1
+
+
+def _check_norm(config: TrainConfig, geometry: Geometry, shape: Sequence[int], n_processes: int) -> None:
     """Refuse a normalization over one value: batch and instance normalization have no gradient there."""
-    shape = patch.shape[-len(geometry.axes) :]
-    bottom = math.prod(n // axis.stride for n, axis in zip(shape, geometry.axes, strict=True))
-    if config.norm in ("batch", "instance") and bottom * (config.batch_size if config.norm == "batch" else 1) == 1:
+    if not _is_normalized(config, geometry, shape, n_processes):
         raise ConfigError(
-            f"--norm {config.norm} with patches of {sizes_text(shape)} pixels: one value is left to normalize over at "
+            f"--norm {config.norm} with patches of {_joined(shape, ' x ')} pixels: one value is left to normalize over at "
             "the bottom of the network; expected more",
             fix=f"--patch-size {','.join(str(2 * n) for n in config.patch_shape(len(shape)))}, or --norm group",
+        )
+
+
+def _check_validation(config: TrainConfig, dataset: Dataset) -> None:
+    """Refuse settings that ask for scores of a data set without a validation part."""
+    asked = [
+        *([f"--patience {config.patience}"] if config.patience else []),
+        *(["--keep best"] if config.keep == "best" else []),
+    ]
+    if asked and not any(True for _ in dataset.planes(validation=True)):
+        raise ConfigError(
+            f"{' and '.join(asked)}: {dataset.store.path} has no validation part to score models on",
+            fix="unetcli prep ... --split 0.2",
         )
 
 
@@ -187,17 +287,11 @@ def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _dry_run(
-    config: TrainConfig,
-    parameters: Mapping[str, Any],
-    geometry: Geometry,
-    patch: Resolution,
-    dataset: Dataset,
-    epoch_steps: int,
-) -> dict[str, Any]:
+def _dry_run(task: Task) -> dict[str, Any]:
     """Say what would be trained."""
-    network = build_model(config.arch, parameters)
-    read, output = (sizes_text(shape[-len(geometry.axes) :]) for shape in (patch.shape, patch.output))
+    config, dataset, geometry = task.config, task.dataset, task.header.geometry
+    network = build_model(config.arch, task.header.parameters)
+    read, output = (sizes_text(shape[-len(geometry.axes) :]) for shape in (task.patch.shape, task.patch.output))
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "patch": f"{read} pixels in, {output} out, {config.batch_size} in a step",
@@ -205,7 +299,7 @@ def _dry_run(
         "training_planes": sum(1 for _ in dataset.planes(validation=False)),
         "validation_planes": sum(1 for _ in dataset.planes(validation=True)),
         "steps": config.steps,
-        "epoch": f"{epoch_steps} steps, which show as many pixels as there are",
+        "epoch": f"{task.epoch_steps} steps, which show as many pixels as there are",
     }
 
 
@@ -224,7 +318,7 @@ def _is_complete(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool
     return (out / "model.safetensors").exists()
 
 
-def _write_run_file(out: Path, plan: Mapping[str, Any], network: nn.Module, machine: Mapping[str, str]) -> None:
+def _write_run_file(out: Path, plan: Mapping[str, Any], trainer: Trainer) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -238,8 +332,9 @@ def _write_run_file(out: Path, plan: Mapping[str, Any], network: nn.Module, mach
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
-        **machine,
-        "parameters": sum(p.numel() for p in network.parameters()),
+        **trainer.machine,
+        "augment_on": trainer.history.augment_on,
+        "parameters": sum(p.numel() for p in trainer.network.parameters()),
         "fingerprint": plan,
     }
     write_atomically(out / "run.json", json.dumps(content, indent=1))

@@ -45,6 +45,10 @@ class Patches(NamedTuple):
     weights: Tensor
     """(n, [z,] y, x) float32, weight map."""
 
+    def split(self, n_parts: int) -> list[Patches]:
+        """Cut a batch into parts of the same number of patches."""
+        return [Patches(*parts) for parts in zip(*(part.chunk(n_parts) for part in self), strict=True)]
+
 
 def ahead(make: Callable[[int], T], steps: range, *, workers: int, depth: int) -> Iterator[T]:
     """Yield what is made for each step, in order, while threads make up to `depth` of the next ones."""
@@ -78,8 +82,8 @@ class BatchMaker:
         Where batches are needed.
     augment_on
         ``host``: threads make whole patches. ``device``: threads only read the pixels that patches show.
-    share
-        Which samples of a step, counted from 0, this process makes.
+    rank, count
+        Number of this process, and how many share the batch of a step: each makes its own part.
     """
 
     places: Places
@@ -88,13 +92,23 @@ class BatchMaker:
     geometry: Geometry
     device: torch.device
     augment_on: str
-    share: range
+    rank: int = 0
+    count: int = 1
+
+    def numbers(self, step: int) -> range:
+        """Return the numbers of the samples of this process in a step."""
+        n = self.config.batch_size // self.count
+        first = step * self.config.batch_size + self.rank * n
+        return range(first, first + n)
+
+    def samples(self, step: int) -> list[Sample]:
+        """Draw the samples of this process in a step."""
+        return [self.sample(k, self.resolution(step)) for k in self.numbers(step)]
 
     def make(self, step: int) -> Patches | Blocks:
         """Do the host's part of a batch; called by threads."""
-        resolution, first = self.resolution(step), step * self.config.batch_size
-        samples = {first + i: self.sample(first + i, resolution) for i in self.share}
-        made = self._blocks(samples) if self.augment_on == "device" else self._patches(samples, resolution)
+        samples = dict(zip(self.numbers(step), self.samples(step), strict=True))
+        made = self._blocks(samples) if self.augment_on == "device" else self._patches(samples, self.resolution(step))
         if self.device.type == "cuda":  # so that the host need not wait while it is copied
             made = type(made)(*(part.pin_memory() for part in made))
         return made

@@ -61,14 +61,17 @@ class Validator:
         along = zip(self.geometry.axes, sizes[-self.ndim :], strict=True)
         return (*sizes[: -self.ndim], *(aligned(axis, n) for axis, n in along))
 
-    def score(self, network: nn.Module) -> Row:
-        """Return the validation scores; none where there are no planes, or all of their pixels are ignored."""
-        if not self.planes:
-            return {}
+    def measure(self, network: nn.Module) -> NDArray[np.float64]:
+        """Predict the planes and compare them with the truth; what parts of the planes give adds up."""
+        training = network.training
         network.eval()
         with torch.inference_mode():
-            total = np.sum([t for plane in self.planes for t in self._score_plane(network, plane)], axis=0)
-        network.train()
+            tiles = [tile for plane in self.planes for tile in self._score_plane(network, plane)]
+        network.train(training)
+        return np.sum(tiles, axis=0) if tiles else np.zeros(2 * len(self.terms) + 4)
+
+    def row(self, total: NDArray[np.float64]) -> Row:
+        """Return the scores; none where there are no planes, or all of their pixels are ignored."""
         n = len(self.terms)
         losses, divisors, (wrong, both, either, pixels) = total[:n], total[n : 2 * n], total[2 * n :]
         if not pixels:
