@@ -15,6 +15,7 @@ from benchmarks.machine import describe
 from unetcli.config import PrepConfig, WeightsConfig
 from unetcli.demo import write_pictures
 from unetcli.image.dataset import open_dataset
+from unetcli.image.streaming import available_cpus
 from unetcli.models.geometry import geometry_of
 from unetcli.presets import PRESETS, with_preset
 from unetcli.stages import prep, train, weights

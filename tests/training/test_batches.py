@@ -20,11 +20,13 @@ CONFIG = TrainConfig(**{**TINY, "elastic": 6.0, "batch_size": 3})
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
-def maker(data, weights=None, *, device="cpu", augment_on="host", margin=0, ndim=2, rank=0, count=1, **changes):
+def maker(
+    data, weights=None, *, device="cpu", augment_on="host", margin=0, stride=1, ndim=2, rank=0, count=1, **changes
+):
     dataset, config = open_dataset(data), replace(CONFIG, **changes)
     planes = open_planes(dataset, weights, ndim, validation=False)
     places = Places.of(planes, config, dataset, ndim, workers=2)
-    axis = AxisGeometry(stride=4, margin=margin, halo=margin, reach=margin, smallest=2 * margin + 4)
+    axis = AxisGeometry(stride=stride, margin=margin, halo=margin, reach=margin, smallest=2 * margin + stride)
     geometry = Geometry((axis,) * ndim)
     return BatchMaker(places, config, dataset, geometry, torch.device(device), augment_on, rank=rank, count=count)
 

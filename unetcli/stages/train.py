@@ -237,8 +237,8 @@ def _check_norm(config: TrainConfig, geometry: Geometry, shape: Sequence[int], n
     """Refuse a normalization over one value: batch and instance normalization have no gradient there."""
     if not _is_normalized(config, geometry, shape, n_processes):
         raise ConfigError(
-            f"--norm {config.norm} with patches of {_joined(shape, ' x ')} pixels: one value is left to normalize over at "
-            "the bottom of the network; expected more",
+            f"--norm {config.norm} with patches of {_joined(shape, ' x ')} pixels: one value is left to normalize over "
+            "at the bottom of the network; expected more",
             fix=f"--patch-size {','.join(str(2 * n) for n in config.patch_shape(len(shape)))}, or --norm group",
         )
 
