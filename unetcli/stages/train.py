@@ -276,14 +276,9 @@ def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
             fix="--loss weighted-cross-entropy",
         )
     return {
-        "ndim": 2,
+        **config.network_settings(),
         "channels": len(dataset.statistics),
         "classes": 1 if config.loss == "bce" else max(2, len(dataset.classes)),  # logits
-        "features": list(config.feature_list),
-        "padding": config.padding,
-        "norm": config.norm,
-        "skip": config.skip,
-        "dropout": config.dropout,
     }
 
 
