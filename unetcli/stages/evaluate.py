@@ -31,7 +31,7 @@ from unetcli.image.source import Source
 from unetcli.image.streaming import Progress, silent
 from unetcli.image.tiling import Box
 from unetcli.image.truth import show_truth
-from unetcli.metrics.scores import SCORES, score_curves, score_image
+from unetcli.metrics.scores import SCORES, parse_names, score_curves, score_image
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, to_probabilities
 from unetcli.report.html import Case, Report, ScoreColumn, extremes, write_report
 from unetcli.report.pictures import draw_labels, overlay, to_gray, to_png_data_uri
@@ -90,7 +90,7 @@ def run(
     BelowBoundError
         If a mean is worse than ``fail_under`` asks for; the report is written all the same.
     """
-    names = _metric_names(config)
+    names = list(SCORES) if config.metrics is None else parse_names("--metrics", config.metrics)
     bounds = _parse_bounds(config.fail_under, names)
     check_apart(out, [prediction, truth])
     pairs, notes = _pair_up(prediction, truth, images, config)
@@ -289,18 +289,6 @@ def _collect(
         "settings": dict(settings),
         "versions": {"unetcli": __version__, "python": platform.python_version(), "numpy": np.__version__},
     }
-
-
-def _metric_names(config: EvaluateConfig) -> list[str]:
-    if config.metrics is None:
-        return list(SCORES)
-    names = [n.strip() for n in config.metrics.split(",") if n.strip()]
-    unknown = [n for n in names if n not in SCORES]
-    if unknown or not names:
-        raise ConfigError(
-            f"--metrics {config.metrics}: does not know {', '.join(unknown)}; expected some of {', '.join(SCORES)}"
-        )
-    return names
 
 
 def _parse_bounds(text: str | None, names: Sequence[str]) -> dict[str, float]:

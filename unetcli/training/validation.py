@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+import itertools
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +17,72 @@ from torch import nn
 from unetcli.image.dataset import Dataset
 from unetcli.image.source import read_mirrored
 from unetcli.image.tiling import Box, TileGrid
+from unetcli.metrics.pixels import dice, iou, pixel_error
+from unetcli.metrics.scores import Measured, combine_slices, measure_slices
+from unetcli.metrics.tables import Counts, confusion_table
+from unetcli.metrics.thresholds import HALF, foreground
 from unetcli.models.geometry import Geometry
 from unetcli.models.overlap_tile import predict_core, read_extent
+from unetcli.report.predictions import Prediction
 from unetcli.sampling import Example
 from unetcli.training.batches import Plane, classes_of
 from unetcli.training.record import Row
 
 VALIDATION_TILE = 512
+PIXEL_SCORES = {"pixel_error": pixel_error, "iou": iou, "dice": dice}
+"""What is measured always: of the foreground, as `evaluate` does, from tables that add up over tiles."""
+
+SliceName = tuple[str, int, int]
+"""Name of the image, t, z."""
+
+
+class SliceScores(NamedTuple):
+    """What was measured on one slice (t, z)."""
+
+    measured: Measured
+    """By name and threshold."""
+    worst: Box
+    """Tile with the most wrong pixels."""
+
+    @property
+    def iou(self) -> float:
+        """Of the foreground."""
+        return float(self.measured["iou", HALF][0])
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What was measured on some planes; the sums of parts, wherever they were measured, add up with ``+``.
+
+    Parameters
+    ----------
+    loss : (2,) float64
+        Weighted loss, and weight.
+    table : (classes, classes) int64
+        Pixels by class of the truth and of the prediction.
+    slices
+        The scores of each slice that has pixels which count.
+    """
+
+    loss: NDArray[np.float64]
+    table: Counts
+    slices: Mapping[SliceName, SliceScores]
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.loss + other.loss, self.table + other.table, {**self.slices, **other.slices})
+
+
+class Truth(NamedTuple):
+    """What is known of the pixels of a core, each (z, y, x)."""
+
+    labels: NDArray[Any]
+    """As prepared: classes or object ids."""
+    classes: NDArray[np.int64]
+    """What scores compare with, as `evaluate` does."""
+    target: NDArray[np.int64]
+    """What the loss compares with: touching objects may be cut apart."""
+    weights: NDArray[np.floating[Any]]
+    """In the loss; pixels of weight 0 count nowhere."""
 
 
 @dataclass(frozen=True)
@@ -37,56 +99,119 @@ class Validator:
         Of the network.
     device
         Where the network is.
+    metrics
+        Scores of `evaluate` that need whole planes.
     """
 
     planes: Sequence[Plane]
     dataset: Dataset
     geometry: Geometry
     device: torch.device
+    metrics: Sequence[str] = ()
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes that the network tells apart."""
+        return max(2, len(self.dataset.classes))
 
     def score(self, network: nn.Module) -> Row:
         """Return the validation scores; none where there are no planes, or all of their pixels are ignored."""
-        if not self.planes:
-            return {}
+        return self.row(self.measure(network))
+
+    def measure(self, network: nn.Module) -> Sums:
+        """Predict the planes and compare them with the truth."""
+        n, training = self.n_classes, network.training
         network.eval()
         with torch.inference_mode():
-            total = np.sum([t for plane in self.planes for t in self._score_plane(network, plane)], axis=0)
-        network.train()
-        loss, weight, wrong, both, either, pixels = total
-        if not pixels:
-            return {}
-        return {
-            "validation_loss": float(loss / weight),
-            "validation_pixel_error": float(wrong / pixels),
-            "validation_iou": float(both / either) if either else 1.0,
-        }
+            parts = (part for plane in self.planes for part in self._measure_plane(network, plane))
+            total = functools.reduce(operator.add, parts, Sums(np.zeros(2), np.zeros((n, n), np.int64), {}))
+        network.train(training)
+        return total
 
-    def _score_plane(self, network: nn.Module, plane: Plane) -> Iterator[NDArray[np.float64]]:
-        """Yield weighted loss, weight, wrong, foreground in both, in either, and pixels, of each tile.
+    def row(self, sums: Sums) -> Row:
+        """Return the scores, each by the name of its column.
 
-        Pixels of weight 0 count in none of them.
+        Notes
+        -----
+        Scores are means over the slices of an image, then over images, as those of `evaluate`. Of more than two
+        classes each has its IoU of all pixels together; their mean is over the classes that truth or prediction has.
         """
-        example, t, z = plane
-        mean, std = self.dataset.normalization()
-        for tile in TileGrid(example.image.shape, (1, example.image.shape[1], 1, VALIDATION_TILE, VALIDATION_TILE)):
-            if (tile.core.start[0], tile.core.start[2]) != (t, z):
-                continue
-            probabilities = self._predict(network, example, tile.core, mean, std)
-            target_box = replace(tile.core, start=_channel(tile.core.start, 0), stop=_channel(tile.core.stop, 1))
-            labels = (example.target or example.truth).read(target_box)[0, 0, 0]
-            target = classes_of(example, labels, self.dataset.label_kind).astype(np.int64)
-            weights = example.weights.read(target_box)[0, 0, 0] if example.weights else np.ones(target.shape)
-            likelihood = np.take_along_axis(probabilities, target[None], axis=0)[0]
-            loss, counts = -(weights * np.log(likelihood.clip(1e-12))).sum(), weights > 0
-            predicted, target = probabilities.argmax(axis=0)[counts], target[counts]
-            yield np.array([
-                loss, weights.sum(), (predicted != target).sum(),
-                ((predicted > 0) & (target > 0)).sum(), ((predicted > 0) | (target > 0)).sum(), target.size,
-            ])  # fmt: skip
+        if not sums.slices:
+            return {}
+        total, count = sums.loss
+        scores = {"loss": float(total / count), **self._mean_scores(sums)}
+        if self.n_classes > 2:
+            by_class = {name: iou(sums.table, k) for k, name in enumerate(self.dataset.classes)}
+            there = (sums.table.sum(axis=0) + sums.table.sum(axis=1)) > 0
+            scores["mean_iou"] = float(np.mean(np.array(list(by_class.values()))[there]))
+            scores |= {f"iou_{name}": value for name, value in by_class.items()}
+        return {f"validation_{name}": value for name, value in scores.items()}
 
-    def _predict(
-        self, network: nn.Module, example: Example, core: Box, mean: NDArray[Any], std: NDArray[Any]
-    ) -> NDArray[np.float32]:
+    def _mean_scores(self, sums: Sums) -> Row:
+        names = list(dict.fromkeys([*PIXEL_SCORES, *self.metrics]))
+        images = [
+            combine_slices([sums.slices[name].measured for name in group], names)
+            for _, group in itertools.groupby(sorted(sums.slices), key=lambda name: name[0])
+        ]
+        defined = {name: [v for scores in images if (v := scores[name]) is not None] for name in names}
+        return {name: float(np.mean(values)) for name, values in defined.items() if values}
+
+    def _measure_plane(self, network: nn.Module, plane: Plane) -> Iterator[Sums]:
+        """Yield the sums of each slab of slices: tiles with the same z."""
+        example = plane[0]
+        for _, slab in itertools.groupby(self._cores(plane), key=lambda core: core.start[2]):
+            yield self._measure_slab(network, example, list(slab))
+
+    def _measure_slab(self, network: nn.Module, example: Example, cores: Sequence[Box]) -> Sums:
+        n, (t, _, z0, _, _), extent = self.n_classes, cores[0].start, (cores[0].shape[2], *example.image.shape[3:])
+        loss, tables = np.zeros(2), np.zeros((len(cores), extent[0], n, n), np.int64)
+        # Only scores of whole slices need whole slices.
+        labels = np.zeros(extent, np.int64) if self.metrics else None
+        likely = np.zeros(extent, np.float32) if self.metrics else None
+        for core, table in zip(cores, tables, strict=True):
+            probabilities, truth = self._predict(network, example, core), self._truth(example, core)
+            loss += _loss(probabilities, truth)
+            found, counted = _classes(probabilities), truth.weights > 0
+            for z, of_slice in enumerate(counted):
+                table[z] = confusion_table(truth.classes[z][of_slice], found[z][of_slice], n)
+            if labels is not None and likely is not None:
+                place = core.slices[3:]
+                labels[:, *place] = np.where(counted, truth.labels, 0)
+                likely[:, *place] = np.where(counted, found > 0 if n > 2 else 1 - probabilities[0], 0)
+        slices = {}
+        for z, table in enumerate(tables.sum(axis=0)):
+            if table.any():
+                measured = {(name, HALF): [score(_foreground_of(table))] for name, score in PIXEL_SCORES.items()}
+                if labels is not None and likely is not None:
+                    measured |= self._measure_whole(labels[z : z + 1], likely[z : z + 1])
+                wrong = tables[:, z].sum(axis=(1, 2)) - np.trace(tables[:, z], axis1=1, axis2=2)
+                slices[example.name, t, z0 + z] = SliceScores(measured, cores[int(wrong.argmax())])
+        return Sums(loss, tables.sum(axis=(0, 1)), slices)
+
+    def _measure_whole(self, labels: NDArray[Any], likely: NDArray[Any]) -> Measured:
+        """Measure the scores of whole slices; of several classes the likeliest counts, as in `evaluate`."""
+        truth = labels if self.dataset.label_kind == "instances" else labels > 0
+        prediction = likely > 0 if self.n_classes > 2 else likely
+        return measure_slices(truth, prediction, names=self.metrics)
+
+    def _cores(self, plane: Plane) -> Iterator[Box]:
+        """Yield the cores (t, c, z, y, x) that cover a plane."""
+        example, t, z = plane
+        _, c, _, y, x = example.image.shape
+        for tile in TileGrid((1, c, 1, y, x), (1, c, 1, VALIDATION_TILE, VALIDATION_TILE)):
+            yield tile.core.replace(0, t, t + 1).replace(2, z, z + 1)
+
+    def _truth(self, example: Example, core: Box) -> Truth:
+        core, kind = core.replace(1, 0, 1), self.dataset.label_kind
+        labels = example.truth.read(core)[0, 0]
+        classes = classes_of(replace(example, target=None), labels, kind).astype(np.int64)
+        target = example.target.read(core)[0, 0].astype(np.int64) if example.target else classes
+        weights = example.weights.read(core)[0, 0] if example.weights else np.ones(target.shape, np.float32)
+        return Truth(labels, classes, target, weights)
+
+    def _predict(self, network: nn.Module, example: Example, core: Box) -> NDArray[np.float32]:
+        """Return the probabilities (classes, z, y, x) of a core."""
+        mean, std = self.dataset.normalization()
         halo, extent = self.geometry.halo, core.shape[3:]
         block = core
         for axis, n in zip((3, 4), extent, strict=True):
@@ -96,8 +221,63 @@ class Validator:
         image = torch.from_numpy((pixels.astype(np.float32) - mean[:, None, None]) / std[:, None, None])
         core_yx = (extent[0], extent[1])
         result = predict_core(network, self.geometry, image.to(self.device), core_yx, VALIDATION_TILE)
-        return result.cpu().numpy()
+        return result.cpu().numpy()[:, None]
+
+    def pictures(self, network: nn.Module, sums: Sums) -> list[Prediction]:
+        """Predict again what a sheet shows: of the worst, the middle, the best and the first slice, the worst tile."""
+        ranked = sorted(sums.slices, key=lambda name: (sums.slices[name].iou, name))
+        if not ranked:
+            return []
+        chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1], "first": min(ranked)}
+        found = {example.name: example for example, _, _ in self.planes}
+        training = network.training
+        network.eval()
+        with torch.inference_mode():
+            drawn = [
+                self._picture(network, found[name[0]], name, sums.slices[name], rank)
+                for rank, name in chosen.items()
+                if rank == next(r for r, n in chosen.items() if n == name)  # each slice once
+            ]
+        network.train(training)
+        return drawn
+
+    def _picture(
+        self, network: nn.Module, example: Example, name: SliceName, scores: SliceScores, rank: str
+    ) -> Prediction:
+        core, (image, t, z) = scores.worst, name
+        k, truth = z - core.start[2], self._truth(example, core)
+        return Prediction(
+            name=f"{image}, {_position(example, t, z)}",
+            rank=rank,
+            corner=(core.start[3], core.start[4]),
+            image=example.image.read(core.replace(2, z, z + 1))[0, :, 0],
+            truth=np.where(truth.weights[k] > 0, truth.classes[k], -1),
+            prediction=_classes(self._predict(network, example, core))[k],
+            iou=scores.iou,
+        )
 
 
-def _channel(position: tuple[int, ...], c: int) -> tuple[int, ...]:
-    return (position[0], c, *position[2:])
+def _position(example: Example, t: int, z: int) -> str:
+    """Say which slice of an image it is, as far as there are several."""
+    n_t, _, n_z, _, _ = example.image.shape
+    said = [f"{axis} {k}" for axis, k, n in (("t", t, n_t), ("z", z, n_z)) if n > 1]
+    return ", ".join(said)
+
+
+def _classes(probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the class of each pixel; of two, the foreground is above one half, as in `evaluate`."""
+    if len(probabilities) == 2:
+        return foreground(1 - probabilities[0], HALF).astype(np.int64)
+    return probabilities.argmax(axis=0)
+
+
+def _foreground_of(table: Counts) -> Counts:
+    """Take all classes but the first together."""
+    return np.add.reduceat(np.add.reduceat(table, [0, 1], axis=0), [0, 1], axis=1)
+
+
+def _loss(probabilities: NDArray[np.float32], truth: Truth) -> NDArray[np.float64]:
+    """Return weighted cross-entropy and weight."""
+    likelihood = np.take_along_axis(probabilities, truth.target[None], axis=0)[0]
+    weights = truth.weights.astype(np.float64)
+    return np.array([-(weights * np.log(likelihood.clip(1e-12))).sum(), weights.sum()])
