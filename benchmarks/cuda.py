@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import describe
-from unetcli.config import PRESETS, PrepConfig, WeightsConfig, with_preset
+from unetcli.config import PrepConfig, WeightsConfig
 from unetcli.demo import write_pictures
 from unetcli.image.dataset import open_dataset
 from unetcli.models import build_model
 from unetcli.models.geometry import geometry_of
-from unetcli.models.losses import weighted_cross_entropy
+from unetcli.models.losses import LOSSES, loss
+from unetcli.presets import PRESETS, with_preset
 from unetcli.stages import prep, train, weights
 from unetcli.training.batches import BatchMaker, open_planes
 
@@ -89,7 +90,7 @@ def _rates(preset: str) -> tuple[float, float]:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16):
             logits = network(image)
-        weighted_cross_entropy(logits.float(), target, weights).backward()
+        loss(LOSSES[config.loss], logits, target, weights).backward()
         optimizer.step()
 
     def forward() -> None:

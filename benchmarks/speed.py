@@ -9,7 +9,7 @@ import torch
 from benchmarks.machine import describe, interleaved, table
 from unetcli.models import build_model
 from unetcli.models.geometry import geometry_of
-from unetcli.models.losses import weighted_cross_entropy
+from unetcli.models.losses import LOSSES, loss
 from unetcli.models.overlap_tile import predict_core, read_extent
 
 
@@ -40,7 +40,7 @@ def _train() -> None:
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 logits = network(image)
-            weighted_cross_entropy(logits.float(), target, weights).backward()
+            loss(LOSSES["weighted-cross-entropy"], logits, target, weights).backward()
             optimizer.step()
 
         return step

@@ -1,4 +1,4 @@
-"""Write the options of each command into its page, between two marks."""
+"""Write the options of each command, and the table of presets, into the pages, between marks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from unetcli.presets import preset_table
+
 PAGES = Path(__file__).parent / "commands"
-BEGIN, END = "<!-- options: written by make docs -->", "<!-- end -->"
+OPTIONS, PRESETS, END = (
+    "<!-- options: written by make docs -->",
+    "<!-- presets: written by make docs -->",
+    "<!-- end -->",
+)
 
 
 def help_text(command: str) -> str:
@@ -20,10 +26,21 @@ def help_text(command: str) -> str:
     return "\n".join(line.rstrip() for line in shown.strip().splitlines())
 
 
+def presets_text() -> str:
+    """Return in what the presets differ, as a table of Markdown."""
+    head, *rows = (f"| {' | '.join(row)} |" for row in preset_table())
+    return "\n".join([head, "|---" * head.count(" | ") + "|---|", *rows])
+
+
 def with_help(page: str, command: str) -> str:
-    """Return a page with the options of its command renewed."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n```\n{help_text(command)}\n```\n{END}{rest.partition(END)[2]}"
+    """Return a page with the options of its command renewed, and the table of presets where it has one."""
+    page = _between_marks(page, OPTIONS, f"```\n{help_text(command)}\n```")
+    return _between_marks(page, PRESETS, f"\n{presets_text()}\n") if PRESETS in page else page
+
+
+def _between_marks(page: str, begin: str, text: str) -> str:
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n{text}\n{END}{rest.partition(END)[2]}"
 
 
 def main() -> None:

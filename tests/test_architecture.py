@@ -18,7 +18,7 @@ LAYERS = [
     {"demo"},
     {"stages"},
     {"training"},
-    {"sample_table", "options", "explain"},
+    {"sample_table", "options", "explain", "presets"},
     {"sampling"},
     {"objects"},
     {"image", "kernels", "models", "metrics", "report", "export", "config", "progress"},

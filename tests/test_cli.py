@@ -16,8 +16,8 @@ import pytest
 from tests.conftest import TINY, files_of, run_and_signal
 from unetcli import __version__, errors
 from unetcli.cli import app, click_commands
-from unetcli.config import PRESETS
 from unetcli.image.store import open_store
+from unetcli.presets import PRESETS
 from unetcli.progress import Progress
 
 COMMANDS = click_commands()

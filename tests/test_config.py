@@ -7,7 +7,6 @@ import pytest
 
 from unetcli import config
 from unetcli.config import (
-    PRESETS,
     RECIPES,
     AugmentConfig,
     Config,
@@ -18,7 +17,6 @@ from unetcli.config import (
     PrepConfig,
     TrainConfig,
     WeightsConfig,
-    with_preset,
 )
 from unetcli.errors import ConfigError
 
@@ -154,43 +152,6 @@ def test_control_points_of_axes_that_there_are_not(grid, ndim):
 @pytest.mark.parametrize(("features", "expected"), [("32,64", (32, 64)), ("8, 16, 24", (8, 16, 24))])
 def test_features(features, expected):
     assert TrainConfig(features=features).feature_list == expected
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets(name):
-    made = with_preset(name)
-    assert {k: getattr(made, k) for k in PRESETS[name]} == PRESETS[name]
-    default = TrainConfig()
-    for k, value in PRESETS[name].items():
-        assert value != getattr(default, k), f"preset {name} repeats the default of {k}"
-
-
-def test_the_default_preset_is_the_defaults():
-    assert with_preset("default") == TrainConfig()
-
-
-def test_the_preset_of_the_paper_is_the_papers():
-    paper = with_preset("paper")
-    assert paper.feature_list == (64, 128, 256, 512, 1024)
-    assert (paper.padding, paper.norm, paper.skip) == ("valid", "none", "concat")
-    assert (paper.optimizer, paper.momentum, paper.batch_size, paper.patch_size) == ("sgd", 0.99, 1, 572)
-    assert (paper.elastic, paper.grid_points(2)) == (10, (1, 3, 3))
-    assert (WeightsConfig().w0, WeightsConfig().sigma) == (10, 5)
-
-
-def test_what_is_given_goes_before_the_preset():
-    made = with_preset("paper", steps=7, seed=3)
-    assert (made.steps, made.seed, made.padding) == (7, 3, "valid")
-
-
-def test_an_unknown_preset_is_refused():
-    with pytest.raises(ConfigError, match="--preset best: expected one of paper, default, fast"):
-        with_preset("best")
-
-
-def test_a_mistake_on_top_of_a_preset_is_refused():
-    with pytest.raises(ConfigError, match="--steps 0"):
-        with_preset("fast", steps=0)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -18,7 +18,6 @@ from typer import Argument, Option
 
 from unetcli import __version__
 from unetcli.config import (
-    PRESETS,
     AugmentConfig,
     Config,
     EvaluateConfig,
@@ -26,11 +25,11 @@ from unetcli.config import (
     PrepConfig,
     TrainConfig,
     WeightsConfig,
-    with_preset,
 )
 from unetcli.errors import BelowBoundError, FaultsError, Interrupted, UnetcliError, Unfinished, is_disk_full
 from unetcli.image.location import local_path, parse_location
 from unetcli.options import Common, ManyLabels, common_options, setting_options
+from unetcli.presets import PRESETS, preset_table, with_preset
 from unetcli.progress import Progress
 
 app = typer.Typer(
@@ -91,6 +90,22 @@ def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[
         return function
 
     return register
+
+
+def _list_presets(asked: bool) -> None:
+    """Print in what the presets differ, and end."""
+    if not asked:
+        return
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    (_, *names), *rows = preset_table()
+    columns = [Column("setting", no_wrap=True), *(Column(name, overflow="fold") for name in names)]
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+    raise typer.Exit
 
 
 def click_commands() -> list[str]:
@@ -198,6 +213,11 @@ def train(
     preset: Annotated[str, Option("--preset", help="Settings to start from.", metavar="|".join(PRESETS))] = "default",
     device: Device = "auto",
     *,
+    tensorboard: Annotated[bool, Option(help="Write events for TensorBoard, where that is installed.")] = True,
+    list_presets: Annotated[  # noqa: ARG001 - its callback ends the program
+        bool,
+        Option("--list-presets", help="Print in what the presets differ.", is_eager=True, callback=_list_presets),
+    ] = False,
     given: Mapping[str, Any],
     common: Common,
 ) -> dict[str, Any]:
@@ -209,7 +229,16 @@ def train(
     from unetcli.stages import train as stage
 
     with _progress("train", common) as progress:
-        return stage.run(data, out, config, weights=weights, device=device, **_passed(common), progress=progress)
+        return stage.run(
+            data,
+            out,
+            config,
+            weights=weights,
+            device=device,
+            tensorboard=tensorboard,
+            **_passed(common),
+            progress=progress,
+        )
 
 
 @command(PredictConfig, "tile-predict")

@@ -335,13 +335,14 @@ class AugmentConfig(DeformConfig):
     ndim: int | None = setting(None, "Planes (2) or volumes (3). [default: as prepared]", minimum=2, maximum=3)
 
 
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("constant", "one-cycle")
+LOSSES = ("weighted-cross-entropy", "cross-entropy", "bce", "dice", "dice-cross-entropy")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "step", "cosine", "poly", "one-cycle")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(DeformConfig):
-    """Settings of `train`; these defaults are the preset ``default``."""
+    """Settings of `train`; these defaults are the preset ``default`` of `unetcli.presets`."""
 
     arch: str = setting("unet", "Architecture.", group="Network")
     features: str = setting("32,64,128,256,512", "Channels of each level, full resolution first.", group="Network")
@@ -354,13 +355,38 @@ class TrainConfig(DeformConfig):
         0.0, "Dropout at the end of the contracting path.", minimum=0, maximum=0.95, group="Network"
     )
     patch_size: int = setting(256, "Side of a training patch as the network reads it, pixels.", minimum=1)
-    batch_size: int = setting(8, "Patches in a step.", minimum=1)
-    steps: int = setting(8000, "Number of optimization steps.", minimum=1)
-    optimizer: str = setting("adamw", "Optimizer.", choices=OPTIMIZERS)
-    learning_rate: float = setting(2e-3, "Learning rate (of one-cycle: its peak).", above=0)
-    momentum: float = setting(0.9, "Momentum of SGD.", minimum=0, maximum=0.9999)
-    weight_decay: float = setting(1e-2, "Weight decay.", minimum=0)
-    schedule: str = setting("one-cycle", "Learning rate over the steps.", choices=SCHEDULES)
+    loss: str = setting(
+        None, "Loss: weighted-cross-entropy and bce (one channel, two classes) are weighted by the map; cross-entropy "
+        "and dice leave out pixels of weight 0. [default: weighted-cross-entropy; of vnet, dice]", choices=LOSSES,
+        group="Optimization",
+    )  # fmt: skip
+    batch_size: int = setting(8, "Patches in a step.", minimum=1, group="Optimization")
+    steps: int = setting(8000, "Number of optimization steps.", minimum=1, group="Optimization")
+    epochs: int | None = setting(
+        None, "In place of --steps: how often as many patches are seen as the training pixels hold.", minimum=1,
+        group="Optimization",
+    )  # fmt: skip
+    optimizer: str = setting("adamw", "Optimizer.", choices=OPTIMIZERS, group="Optimization")
+    learning_rate: float = setting(2e-3, "Learning rate, the highest of the schedule.", above=0, group="Optimization")
+    momentum: float = setting(0.9, "Momentum of SGD.", minimum=0, maximum=0.9999, group="Optimization")
+    nesterov: bool = setting(False, "Nesterov's momentum, of SGD.", group="Optimization")
+    weight_decay: float = setting(1e-2, "Weight decay.", minimum=0, group="Optimization")
+    schedule: str = setting("one-cycle", "Learning rate over the steps.", choices=SCHEDULES, group="Optimization")
+    decay: float = setting(
+        0.1, "Of the schedule step: what the learning rate is multiplied by.", above=0, maximum=1, group="Optimization"
+    )
+    decay_every: int = setting(30, "Of the schedule step: after so many epochs.", minimum=1, group="Optimization")
+    warmup: int = setting(
+        0, "Steps over which the learning rate rises linearly to that of the schedule.", minimum=0,
+        group="Optimization",
+    )  # fmt: skip
+    clip_norm: float = setting(
+        12.0, "Longest gradient: a longer one is scaled to this norm; 0: as it is.", minimum=0, group="Optimization"
+    )
+    ema: float = setting(
+        0.0, "What is left at each step of the moving average of the parameters, which is validated and saved, such as "
+        "0.999; 0: no average.", minimum=0, maximum=0.99999, group="Optimization",
+    )  # fmt: skip
     precision: str = setting(
         "auto", "Arithmetic: bfloat16 (parameters stay float32) where the device is made for it, else float32.",
         choices=("auto", "float32", "bfloat16"),
@@ -370,7 +396,16 @@ class TrainConfig(DeformConfig):
         "would keep the device waiting, by a measurement.", choices=("auto", "host", "device"), group="Augmentation",
     )  # fmt: skip
     validate_every: int = setting(500, "Steps between validations and checkpoints.", minimum=1)
+    validate_metrics: str | None = setting(
+        None, "Also score validation planes by metrics of evaluate, separated by commas: v_rand,warping_error. Each "
+        "plane is then held in memory. [default: pixel_error, iou and dice only]",
+    )  # fmt: skip
     seed: int = setting(0, "Seed of initialization, patches and augmentation.", minimum=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss is None:
+            object.__setattr__(self, "loss", "dice" if self.arch == "vnet" else "weighted-cross-entropy")
 
     @property
     def feature_list(self) -> tuple[int, ...]:
@@ -378,46 +413,14 @@ class TrainConfig(DeformConfig):
         return tuple(int(n) for n in self.features.split(","))
 
     def mistakes(self) -> list[str]:
-        """Check what `features` and `grid` hold."""
+        """Check what `features` and `grid` hold, and what goes with SGD only."""
+        found = super().mistakes()
         parts = self.features.split(",")
         if len(parts) < 2 or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
-            found = [f"--features {self.features}: expected two or more numbers of channels, such as 32,64,128"]
-            return [*super().mistakes(), *found]
-        return super().mistakes()
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # As published (arXiv 1505.04597); the learning rate and the number of steps are not in the paper.
-    "paper": {
-        "features": "64,128,256,512,1024",
-        "padding": "valid",
-        "norm": "none",
-        "dropout": 0.5,
-        "patch_size": 572,
-        "batch_size": 1,
-        "steps": 40_000,
-        "optimizer": "sgd",
-        "learning_rate": 1e-3,
-        "momentum": 0.99,
-        "weight_decay": 0.0,
-        "schedule": "constant",
-        "scaling": 1.0,
-        "gamma": 0.0,
-        "noise": 0.0,
-        "precision": "float32",
-        "validate_every": 1000,
-    },
-    "default": {},
-    # Two CPU cores, minutes.
-    "fast": {
-        "features": "16,32,64,128,256",
-        "batch_size": 4,
-        "steps": 2500,
-        "learning_rate": 3e-3,
-        "validate_every": 100,
-    },
-}
-"""What each preset sets differently from the defaults of `TrainConfig`, and nothing else."""
+            found.append(f"--features {self.features}: expected two or more numbers of channels, such as 32,64,128")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            found.append("--nesterov: expected with --optimizer sgd and a --momentum above 0 only")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -472,16 +475,3 @@ CONFIGS: dict[str, type[Config]] = {
 def default_settings(command: str) -> dict[str, Any]:
     """Return the defaults of a command; of an unknown one, nothing."""
     return dataclasses.asdict(CONFIGS[command]()) if command in CONFIGS else {}
-
-
-def with_preset(preset: str, **given: Any) -> TrainConfig:  # noqa: ANN401 - any setting
-    """Return the settings of a preset, changed by what is given.
-
-    Raises
-    ------
-    ConfigError
-        If there is no preset of that name.
-    """
-    if preset not in PRESETS:
-        raise ConfigError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
-    return TrainConfig(**{**PRESETS[preset], **given})

@@ -14,15 +14,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from unetcli.atomic import write_atomically
-from unetcli.config import (
-    AugmentConfig,
-    EvaluateConfig,
-    PredictConfig,
-    PrepConfig,
-    WeightsConfig,
-    with_preset,
-)
+from unetcli.config import AugmentConfig, EvaluateConfig, PredictConfig, PrepConfig, WeightsConfig
 from unetcli.image.streaming import Progress, silent
+from unetcli.presets import with_preset
 from unetcli.stages import augment, evaluate, prep, tile_predict, train, weights
 
 PIXEL_UM = 0.65

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from skimage.io import imread
 
+from unetcli.metrics.objects import average_precision, seg
 from unetcli.metrics.partitions import (
     ADAPTED_RAND_VARIANTS,
     adapted_rand_error,
@@ -142,6 +143,8 @@ METRICS = {
     "vi_split_merge_bits": lambda case: vi(case.tables[0]),
     "vi_split_merge_bits_ignore_gt0": lambda case: vi(case.tables[0], ignore_truth_background=True),
     "adapted_rand_error": lambda case: adapted_rand_error(case.tables[0]),
+    "seg": lambda case: seg(case.tables[0]),
+    "mean_average_precision": lambda case: np.mean([average_precision(case.tables[0], k) for k in range(10, 20)]),
 }
 
 CLASS_COUNTS = {
@@ -191,6 +194,13 @@ def test_classes_and_clusters_are_equal(case_id, row):
     assert CLASS_COUNTS[row["metric"]](load(case_id)) == row["value"]
 
 
+@pytest.mark.parametrize(("case_id", "row"), rows(["average_precision"], "target"))
+def test_average_precision(case_id, row):
+    thresholds = np.atleast_1d(row["params"]["iou"])
+    found = [average_precision(load(case_id).tables[0], round(20 * u)) for u in thresholds]
+    np.testing.assert_allclose(found, np.atleast_1d(row["value"]), rtol=0, atol=row["tol"])
+
+
 @pytest.mark.parametrize(("case_id", "row"), rows(["warping_mismatches_per_threshold"], "variant"))
 def test_warping_at_each_threshold(case_id, row):
     assert METRICS[row["metric"]](load(case_id)) == row["value"]
@@ -215,7 +225,7 @@ def test_score_image_gives_the_same(case_id, row):
 
 @pytest.mark.parametrize(
     ("case_id", "row"),
-    rows(METRICS.keys() - {"iou", "dice"}, "undefined"),  # those are 1 by choice
+    rows(METRICS.keys() - {"iou", "dice", "seg"}, "undefined"),  # those are 1, 1 and 0 by choice
 )
 def test_undefined_is_nan(case_id, row):
     assert np.all(np.isnan(METRICS[row["metric"]](load(case_id))))

@@ -104,8 +104,8 @@ def test_undefined_is_none_with_a_reason():
     empty = np.zeros((2, 8, 8), bool)
     scores = score_image(empty, empty)
     undefined = [name for name, value in scores.items() if value is None]
-    assert sorted(undefined) == sorted(FOREGROUND_ONLY)
-    assert {SCORES[name].undefined for name in undefined} == {"the truth has no foreground"}
+    assert sorted(undefined) == sorted([*FOREGROUND_ONLY, "ap50", "seg"])
+    assert {SCORES[name].undefined for name in undefined if name != "ap50"} == {"the truth has no foreground"}
     assert scores["iou"] == scores["dice"] == 1
 
 
@@ -170,3 +170,12 @@ def test_names_and_thresholds_are_checked():
     assert "iou" in caught.value.fix
     with pytest.raises(ConfigError, match="thresholds"):
         score_image(*stack(), thresholds=[])
+
+
+def test_objects_found_twice_or_halved_match_once():
+    truth = np.array([[[1, 1, 1, 1, 0, 2, 2]]])
+    prediction = np.array([[[5, 5, 9, 9, 0, 0, 0]]])  # each half has an IoU of exactly 0.5 with object 1
+    found = score_image(truth, prediction, names=["ap50", "seg"])
+    assert found["ap50"] == pytest.approx(1 / 3)
+    assert found["seg"] == 0  # neither covers more than half
+    assert score_image(truth * 0, prediction * 0, names=["ap50", "seg"]) == {"ap50": None, "seg": None}

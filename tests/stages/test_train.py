@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 import signal
 from dataclasses import replace
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import TINY, Stopped, cells, files_of, run_and_signal, stop_after
-from unetcli.config import PRESETS, PrepConfig, TrainConfig, WeightsConfig, with_preset
+from tests.conftest import TINY, Stopped, cells, files_of, pixels, run_and_signal, stop_after
+from unetcli.config import PredictConfig, PrepConfig, TrainConfig, WeightsConfig
 from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError, UnetcliError
 from unetcli.image.dataset import open_dataset
 from unetcli.models.checkpoint import load_model, read_header
+from unetcli.models.losses import LOSSES
 from unetcli.sampling import draw_sample, examples
-from unetcli.stages import prep, train, weights
+from unetcli.stages import prep, tile_predict, train, weights
 from unetcli.training import trainer
 from unetcli.training.validation import Validator
 
@@ -37,7 +39,7 @@ def rows_of(run, name="metrics.csv"):
 
 def test_files_of_a_run(trained):
     assert {p.name for p in trained.iterdir()} == {
-        "model.safetensors", "last.ckpt", "metrics.csv", "timing.csv", "curves.png", "run.json",
+        "model.safetensors", "last.ckpt", "metrics.csv", "timing.csv", "curves.png", "run.json", "validation", "tensorboard",
     }  # fmt: skip
     rows = rows_of(trained)
     assert [row["step"] for row in rows] == [2, 4, 6]
@@ -75,10 +77,18 @@ def test_stopped_anywhere_and_called_again_ends_in_the_same_bytes(instances, wei
     assert results(run) == results(trained)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_resumed_run_follows_the_same_path(instances, tmp_path, optimizer, schedule):
-    config = replace(CONFIG, optimizer=optimizer, schedule=schedule, dropout=0.3, validate_every=3, steps=5)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "sgd", "schedule": "constant"},
+        {"optimizer": "sgd", "schedule": "step", "decay_every": 1, "nesterov": True, "clip_norm": 0.1},
+        {"optimizer": "adam", "schedule": "cosine", "warmup": 3, "loss": "dice"},
+        {"optimizer": "adamw", "schedule": "one-cycle", "ema": 0.9, "loss": "bce"},
+    ],
+    ids=lambda changes: f"{changes['optimizer']} {changes['schedule']}",
+)
+def test_a_resumed_run_follows_the_same_path(instances, tmp_path, changes):
+    config = replace(CONFIG, **changes, dropout=0.3, validate_every=3, steps=5)
     train.run(instances, tmp_path / "whole", config, device="cpu")
     for after in (1, 3):
         with pytest.raises(Stopped):
@@ -253,13 +263,83 @@ def test_without_weights(request, tmp_path, kind):
         {"precision": "bfloat16"},
         {"features": "4,8,16"},
         {"patch_size": 128},
+        {"loss": "cross-entropy"},
+        {"loss": "bce"},
+        {"loss": "dice"},
+        {"loss": "dice-cross-entropy"},
+        {"clip_norm": 1e-3},
+        {"ema": 0.99},
+        {"schedule": "poly", "warmup": 5},
     ],
     ids=str,
 )
 def test_variants(instances, weight_maps, tmp_path, changes):
     config = replace(CONFIG, steps=1, **changes)
     train.run(instances, tmp_path / "run", config, weights=weight_maps, device="cpu")
-    assert np.isfinite(rows_of(tmp_path / "run")[-1]["loss"])
+    row = rows_of(tmp_path / "run")[-1]
+    assert np.isfinite([row["loss"], row["validation_loss"]]).all()
+
+
+def test_a_sigmoid_has_one_logit_and_two_probabilities(instances, tmp_path):
+    config = replace(CONFIG, loss="bce", steps=1)
+    train.run(instances, tmp_path / "run", config, device="cpu")
+    network, header = load_model(tmp_path / "run" / "model.safetensors")
+    assert network(torch.zeros(1, 1, 32, 32)).shape == (1, 1, 32, 32)
+    assert header.classes == ("background", "object")
+    tile_predict.run(
+        instances, tmp_path / "m", PredictConfig(), model=tmp_path / "run", probabilities=tmp_path / "p", device="cpu"
+    )
+    values = pixels(tmp_path / "p")
+    assert values.shape[1] == 2
+    np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-6)
+
+
+def test_a_sigmoid_tells_two_classes_apart(tmp_path):
+    data, maps = ignoring(tmp_path)
+    with pytest.raises(ConfigError, match="--loss bce: tells two classes apart; the data set has 3") as caught:
+        train.run(data, tmp_path / "run", replace(CONFIG, loss="bce"), weights=maps, device="cpu")
+    assert caught.value.fix == "--loss weighted-cross-entropy"
+    assert not (tmp_path / "run").exists()
+
+
+def test_epochs_are_counted_in_steps(instances, tmp_path):
+    """Of 2 training images of 96x112 pixels there are 21 patches of 32x32."""
+    config = replace(CONFIG, epochs=2)
+    described = train.run(instances, tmp_path / "run", config, dry_run=True)
+    image, *_ = open_dataset(instances).images
+    height, width = image.level.shape[3:]
+    epoch = math.ceil(math.ceil(2 * height * width / 32**2) / CONFIG.batch_size)
+    assert described["steps"] == 2 * epoch
+    assert described["epoch"].startswith(f"{epoch} steps")
+    train.run(instances, tmp_path / "run", replace(config, patch_size=128, validate_every=99), device="cpu")
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [
+        2 * math.ceil(math.ceil(2 * height * width / 128**2) / 2)
+    ]
+
+
+def test_the_averaged_parameters_are_saved(instances, tmp_path):
+    """An average that forgets at once is the network in training."""
+    for name, ema in (("plain", 0.0), ("short", 1e-9), ("long", 0.9)):
+        train.run(instances, tmp_path / name, replace(CONFIG, ema=ema, steps=3), device="cpu")
+    plain, short, long = (load_model(tmp_path / name)[0].state_dict() for name in ("plain", "short", "long"))
+    assert all(torch.allclose(plain[name], short[name]) for name in plain)
+    assert not all(torch.allclose(plain[name], long[name]) for name in plain)
+    assert rows_of(tmp_path / "long")[-1]["loss"] == rows_of(tmp_path / "plain")[-1]["loss"]
+    assert rows_of(tmp_path / "long")[-1]["validation_loss"] != rows_of(tmp_path / "plain")[-1]["validation_loss"]
+
+
+def test_long_gradients_are_scaled(instances, tmp_path):
+    """Steps of SGD are as long as the learning rate times the norm that is allowed."""
+    config = replace(
+        CONFIG, optimizer="sgd", momentum=0, weight_decay=0, learning_rate=1, schedule="constant", norm="none"
+    )
+    found = {}
+    for norm in (1e-4, 2e-4):
+        for steps in (1, 2):
+            run = tmp_path / f"{norm} {steps}"
+            train.run(instances, run, replace(config, clip_norm=norm, steps=steps, validate_every=99), device="cpu")
+            found[steps] = torch.nn.utils.parameters_to_vector(load_model(run)[0].parameters()).detach().double()
+        assert float((found[2] - found[1]).norm()) == pytest.approx(norm, rel=1e-2)
 
 
 @pytest.mark.slow
@@ -344,13 +424,6 @@ def test_the_order_of_writing_never_leaves_half_a_run(instances, weight_maps, tr
     shutil.rmtree(run)
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_settings(name):
-    config = with_preset(name, seed=3)
-    assert config.seed == 3
-    assert all(getattr(config, k) == v for k, v in PRESETS[name].items())
-
-
 def ignoring(folder, *, split=None):
     """Return a data set of two images, with weights that ignore the whole of the first and a half of the other."""
     labels = np.zeros((2, 64, 64), np.uint8)
@@ -396,7 +469,7 @@ def test_scores_of_a_plane_leave_out_pixels_of_weight_0(tmp_path, monkeypatch):
     predicted = np.zeros((3, 64, 64))
     predicted[1] = 1  # everywhere the class of the object
     monkeypatch.setattr(Validator, "_predict", lambda *_: predicted)
-    validator = Validator([(example, 0, 1)], dataset, None, torch.device("cpu"))
+    validator = Validator([(example, 0, 1)], dataset, None, torch.device("cpu"), LOSSES["weighted-cross-entropy"])
     ((loss, weight, wrong, both, either, n),) = validator._score_plane(None, (example, 0, 1))
     assert (wrong, both, either, n) == (64 * 32 - 256, 256, 64 * 32, 64 * 32)
     assert np.isfinite([loss, weight]).all()

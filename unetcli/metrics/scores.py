@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.errors import ConfigError, InputError
+from unetcli.metrics.objects import average_precision, seg
 from unetcli.metrics.partitions import (
     Vi,
     VRand,
@@ -229,8 +230,29 @@ SCORES: dict[str, Score] = {
         f"CREMI's code, truth foreground only; {_SEGMENTS}, {_MEAN}",
         _NO_TRUTH,
     ),
+    "ap50": Score(
+        lambda pair: average_precision(pair.overlaps),
+        "higher",
+        f"TP/(TP+FP+FN), objects match at IoU >= 0.5; {_SEGMENTS}, {_MEAN}",
+        "neither side has an object",
+    ),
+    "seg": Score(
+        lambda pair: seg(pair.overlaps),
+        "higher",
+        f"Cell Tracking Challenge: IoU with what covers more than half of a true object; {_SEGMENTS}, {_MEAN}",
+        _NO_TRUTH,
+    ),
 }
 """Name of each score to how it is computed; the names are those of `metrics.json`."""
+
+LABELS = {
+    "iou": "IoU", "dice": "Dice", "pixel_error": "Pixel error", "max_pixel_fscore": "Best pixel F-score",
+    "warping_error": "Warping error", "min_warping_error": "Least warping error", "rand_error": "Rand error",
+    "v_rand": "V_Rand", "v_rand_split": "V_Rand split", "v_rand_merge": "V_Rand merge", "v_info": "V_Info",
+    "fg_rand_fscore": "Foreground Rand F-score", "vi_split": "VI split", "vi_merge": "VI merge",
+    "adapted_rand_error": "Adapted Rand error",
+}  # fmt: skip
+"""How each score is called where people read it."""
 
 CURVES = ("v_rand", "v_info", "max_pixel_fscore", "pixel_error", "warping_error")
 """Scores worth plotting over thresholds."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unetcli.models.geometry import Geometry
+from unetcli.models.losses import class_probabilities
 
 
 def aligned(geometry: Geometry, core: int) -> int:
@@ -125,7 +126,7 @@ def predict_views(
 def _valid_part(logits: Tensor, geometry: Geometry, core: tuple[int, int]) -> Tensor:
     """Cut the core out of the output of a tile, as probabilities."""
     first = geometry.halo - geometry.margin
-    return logits[0, :, first : first + core[0], first : first + core[1]].float().softmax(dim=0)
+    return class_probabilities(logits[:, :, first : first + core[0], first : first + core[1]])[0]
 
 
 def _steps(core: int, step: int) -> Iterator[tuple[int, int]]:

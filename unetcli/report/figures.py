@@ -54,7 +54,7 @@ _RC: dict[str, Any] = {
 
 @contextmanager
 def styled_figure(
-    inches: tuple[float, float], layout: Literal["constrained", "compressed"] | None = "constrained"
+    inches: tuple[float, float], layout: Literal["constrained", "compressed"] = "constrained"
 ) -> Iterator[Figure]:
     """Give a figure in the style of this package, whatever the user's matplotlib is set to."""
     if "MPLCONFIGDIR" not in os.environ and not os.access(Path("~").expanduser(), os.W_OK):

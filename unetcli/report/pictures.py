@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -220,6 +221,12 @@ def to_png_data_uri(array: NDArray[Any], max_side: int = 512) -> str:
     stream = io.BytesIO()
     picture.save(stream, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def read_picture(path: Path) -> Picture:
+    """Return the pixels (y, x, 3) of a PNG."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def _to_bytes(array: NDArray[Any]) -> Picture:

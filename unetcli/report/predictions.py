@@ -1,22 +1,24 @@
-"""Sheets of predictions: image, truth, prediction and errors side by side."""
+"""Sheets of predictions: image, truth, prediction and errors side by side, pixel by pixel."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
+from unetcli.atomic import write_atomically
 from unetcli.errors import InputError
-from unetcli.report.figures import save_png, styled_figure
 from unetcli.report.pictures import (
     ADDED,
     CONFUSED,
     GRAY,
+    INK,
     MISSED,
     OUTLINE,
     class_colour,
@@ -25,16 +27,10 @@ from unetcli.report.pictures import (
     to_colours,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-PANEL_INCHES = 2.6
-"""Of the longer side of a panel."""
-GAP, CAPTION, TITLE, LEGEND_LINE = 0.1, 0.6, 0.3, 0.2
-"""Inches between panels, above each row, above all rows, and of a line below."""
-LEGEND_COLUMNS = 4
 MAX_PREDICTIONS = 8
+LARGE_PX = 300
+"""Pictures are enlarged a whole number of times up to this, or more."""
+MARGIN, LINE, TEXT_PX = 12, 19, 14
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,57 +83,76 @@ def draw_predictions(rows: Sequence[Prediction], classes: Sequence[str], title: 
     """
     if not 1 <= len(rows) <= MAX_PREDICTIONS:
         raise InputError(f"{path}: {len(rows)} predictions to draw; expected 1 to {MAX_PREDICTIONS}")
-    shapes = np.array([row.truth.shape for row in rows])
-    inches = PANEL_INCHES * np.maximum(shapes / shapes.max(), 0.2)  # (rows, 2): height, width of a panel
-    meant = _class_colours(rows, classes)
-    lines = max(1, math.ceil(len(meant) / LEGEND_COLUMNS))
-    width = 4 * (inches[:, 1].max() + GAP) + GAP
-    height = TITLE + inches[:, 0].sum() + len(rows) * CAPTION + (lines + 1) * LEGEND_LINE
-    with styled_figure((width, height), layout=None) as figure:
-        figure.text(GAP / width, 1 - GAP / height, title, va="top", fontsize=10, fontweight="bold")
-        top = height - TITLE
-        for row, (n_y, n_x) in zip(rows, inches, strict=True):
-            top -= CAPTION + n_y
-            lefts = [GAP + k * (inches[:, 1].max() + GAP) for k in range(4)]
-            places = [(left / width, top / height, n_x / width, n_y / height) for left in lefts]
-            _draw_row([figure.add_axes(place) for place in places], row)
-        _write_legend(figure, meant)
-        save_png(figure, path)
+    times = max(1, -(-LARGE_PX // max(max(row.truth.shape) for row in rows)))
+    sizes = [(times * row.truth.shape[0], times * row.truth.shape[1]) for row in rows]
+    width = max(460, 4 * (max(x for _, x in sizes) + MARGIN)) + MARGIN
+    legend = list(_legend_lines(_meanings(rows, classes), width))
+    height = 2 * MARGIN + LINE + sum(y + 3 * LINE + MARGIN for y, _ in sizes) + len(legend) * LINE
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    _write(draw, (MARGIN, MARGIN), title, INK)
+    top = MARGIN + LINE + MARGIN
+    for row, (y, _) in zip(rows, sizes, strict=True):
+        _draw_row(sheet, draw, row, top, times)
+        top += y + 3 * LINE + MARGIN
+    for line in legend:
+        for left, name, colour in line:
+            draw.rectangle((left, top + 2, left + TEXT_PX, top + 2 + TEXT_PX), colour, GRAY)
+            _write(draw, (left + TEXT_PX + 6, top), name, INK)
+        top += LINE
+    stream = io.BytesIO()
+    sheet.save(stream, "PNG")
+    write_atomically(path, stream.getvalue())
 
 
-def _class_colours(rows: Sequence[Prediction], classes: Sequence[str]) -> dict[str, str]:
-    """Name the colours of truth and prediction that do not explain themselves."""
-    meant = {name: class_colour(k) for k, name in enumerate(classes)} if len(classes) > 2 else {}
-    return meant | ({"ignored": class_colour(-1)} if any((row.truth < 0).any() for row in rows) else {})
-
-
-def _draw_row(axes: Sequence[Axes], row: Prediction) -> None:
+def _draw_row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: Prediction, top: int, times: int) -> None:
+    """Draw two lines of text, then the pictures of a prediction, each below its name."""
+    (y, x), (n_y, n_x) = row.corner, row.truth.shape
+    _write(draw, (MARGIN, top), f"{row.rank}: {row.name}", INK)
+    place = f"IoU {row.iou:.3f}; shown: y {y} to {y + n_y - 1}, x {x} to {x + n_x - 1}"
+    _write(draw, (MARGIN, top + LINE), place, GRAY)
     pictures = {
         "image": to_colours(row.image),
         "truth": draw_classes(row.truth),
         "prediction": draw_classes(row.prediction),
         "errors": draw_errors(row.image, row.truth, row.prediction),
     }
-    for axis, (column, picture) in zip(axes, pictures.items(), strict=True):
-        axis.set_axis_off()
-        axis.imshow(picture, aspect="auto")
-        axis.set_title(column, fontsize=7.5, fontweight="normal", color=GRAY, pad=3)
-    (y, x), (n_y, n_x) = row.corner, row.truth.shape
-    place = f"IoU {row.iou:.3f}; shown: y {y} to {y + n_y - 1}, x {x} to {x + n_x - 1}"
-    for text, above, style in ((f"{row.rank}: {row.name}", 26, {"fontweight": "bold"}), (place, 15, {"color": GRAY})):
-        axes[0].annotate(
-            text, (0, 1), (0, above), xycoords="axes fraction", textcoords="offset points", fontsize=8, **style
-        )
+    for k, (name, picture) in enumerate(pictures.items()):
+        left = MARGIN + k * (sheet.width - MARGIN) // 4
+        _write(draw, (left, top + 2 * LINE), name, GRAY)
+        sheet.paste(Image.fromarray(picture.repeat(times, axis=0).repeat(times, axis=1)), (left, top + 3 * LINE))
 
 
-def _write_legend(figure: Figure, classes: dict[str, str]) -> None:
-    """Say what the colours are: of classes at the left, of errors at the right."""
-    from matplotlib.patches import Patch
+def _meanings(rows: Sequence[Prediction], classes: Sequence[str]) -> dict[str, str]:
+    """Name the colours: of the errors, and where there are more than two, of the classes."""
+    several = len(classes) > 2
+    return {
+        "missed": MISSED,
+        "added": ADDED,
+        **({"another class": CONFUSED} if several else {}),
+        "outline of the truth": OUTLINE,
+        **({f"class: {name}": class_colour(k) for k, name in enumerate(classes)} if several else {}),
+        **({"ignored": class_colour(-1)} if any((row.truth < 0).any() for row in rows) else {}),
+    }
 
-    errors = {"missed": MISSED, "added": ADDED, "outline of the truth": OUTLINE}
-    if len(classes) > 2:
-        errors = {"missed": MISSED, "added": ADDED, "another class": CONFUSED, "outline of the truth": OUTLINE}
-    for place, meant in (("lower left", classes), ("lower right", errors)):
-        handles = [Patch(facecolor=c, edgecolor=GRAY, linewidth=0.5, label=name) for name, c in meant.items()]
-        if handles:
-            figure.legend(handles=handles, loc=place, ncols=LEGEND_COLUMNS, fontsize=7.5, handlelength=1.2)
+
+def _legend_lines(meanings: Mapping[str, str], width: int) -> Iterator[list[tuple[int, str, str]]]:
+    """Lay out (left, name, colour) of a legend in lines of a width."""
+    line: list[tuple[int, str, str]] = []
+    left = MARGIN
+    for name, colour in meanings.items():
+        needs = TEXT_PX + 6 + int(_font().getlength(name)) + 2 * MARGIN
+        if line and left + needs > width:
+            yield line
+            line, left = [], MARGIN
+        line.append((left, name, colour))
+        left += needs
+    yield line
+
+
+def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, colour: str) -> None:
+    draw.text(at, text, colour, _font())
+
+
+def _font() -> Any:  # noqa: ANN401 - scalable or not, as Pillow was built
+    return ImageFont.load_default(TEXT_PX)

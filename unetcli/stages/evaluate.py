@@ -31,7 +31,7 @@ from unetcli.image.source import Source
 from unetcli.image.streaming import Progress, silent
 from unetcli.image.tiling import Box
 from unetcli.image.truth import show_truth
-from unetcli.metrics.scores import SCORES, parse_names, score_curves, score_image
+from unetcli.metrics.scores import LABELS, SCORES, parse_names, score_curves, score_image
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, to_probabilities
 from unetcli.report.html import Case, Report, ScoreColumn, extremes, write_report
 from unetcli.report.pictures import draw_labels, overlay, to_gray, to_png_data_uri
@@ -40,14 +40,6 @@ Block = NDArray[Any]
 Scores = dict[str, float | None]
 SCHEMA = 1
 LABEL_SETTINGS = {field.name for field in fields(LabelConfig)}
-LABELS = {
-    "iou": "IoU", "dice": "Dice", "pixel_error": "Pixel error", "max_pixel_fscore": "Best pixel F-score",
-    "warping_error": "Warping error", "min_warping_error": "Least warping error", "rand_error": "Rand error",
-    "v_rand": "V_Rand", "v_rand_split": "V_Rand split", "v_rand_merge": "V_Rand merge", "v_info": "V_Info",
-    "fg_rand_fscore": "Foreground Rand F-score", "vi_split": "VI split", "vi_merge": "VI merge",
-    "adapted_rand_error": "Adapted Rand error",
-}  # fmt: skip
-"""How each score is called where people read it."""
 
 
 def run(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,17 @@ from unetcli.image.ledger import check_fingerprint
 from unetcli.image.location import Location
 from unetcli.image.new_store import check_apart
 from unetcli.image.streaming import Progress, available_cpus, silent
+from unetcli.metrics.scores import parse_names
 from unetcli.models import build_model
 from unetcli.models.checkpoint import ModelHeader, save_model
 from unetcli.models.device import choose_device, choose_precision
 from unetcli.models.geometry import Geometry, geometry_of
 from unetcli.report.curves import draw_curves
 from unetcli.training.batches import choose_augmentation, open_planes
-from unetcli.training.record import read_rows
+from unetcli.training.optimization import steps_of_epoch
+from unetcli.training.record import Record, panels_of, read_rows
 from unetcli.training.trainer import Trainer
-from unetcli.training.validation import Validator
+from unetcli.training.validation import Validator, validation_term
 
 
 def run(
@@ -45,6 +48,7 @@ def run(
     overwrite: bool = False,
     dry_run: bool = False,
     workers: int | None = None,
+    tensorboard: bool = True,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Train a network on a data set; called again, go on where the last checkpoint stands.
@@ -55,7 +59,7 @@ def run(
         A data set with labels.
     out
         Folder of the run: ``model.safetensors``, ``last.ckpt``, ``metrics.csv``, ``timing.csv``, ``curves.png``,
-        ``run.json``.
+        ``validation/``, ``tensorboard/``, ``run.json``.
     config
         Settings, of a preset or changed from one.
     weights
@@ -66,6 +70,8 @@ def run(
         Start again from nothing.
     workers
         Threads that prepare patches.
+    tensorboard
+        Whether to write events for TensorBoard, where that is installed.
     progress
         Called after each step.
 
@@ -79,6 +85,7 @@ def run(
     Unfinished
         If `progress` asks to stop; the checkpoint holds everything.
     """
+    metrics = [] if config.validate_metrics is None else parse_names("--validate-metrics", config.validate_metrics)
     dataset = open_dataset(data)
     dataset.require_labels()
     parameters = network_parameters(config, dataset)
@@ -86,8 +93,11 @@ def run(
     geometry.check_size("--patch-size", config.patch_size)
     config.grid_points(ndim=2)
     _check_norm(config, geometry)
+    epoch_steps = _epoch_steps(config, geometry, dataset)
+    if config.epochs:
+        config = replace(config, steps=config.epochs * epoch_steps)
     if dry_run:
-        return _dry_run(config, parameters, geometry, dataset)
+        return _dry_run(config, parameters, geometry, dataset, epoch_steps)
     plan = {
         "stage": "train",
         "settings": asdict(config),
@@ -102,7 +112,7 @@ def run(
     if chosen.type == "cpu":
         torch.set_num_threads(available_cpus())
     precision = choose_precision(config.precision, chosen)
-    trainer = Trainer.build(config, parameters, geometry, dataset, chosen, precision)
+    trainer = Trainer.build(config, parameters, geometry, dataset, chosen, precision, epoch_steps)
     trainer.resume(out / "last.ckpt")
     workers = workers or available_cpus()
     try:
@@ -111,16 +121,20 @@ def run(
             trainer.augment_on = choose_augmentation(host, workers, trainer.seconds_per_step)
         machine = {"device": str(chosen), "precision": precision, "augment_on": trainer.augment_on}
         _write_run_file(out, plan, trainer.network, machine)
-        validator = Validator(validation, dataset, geometry, chosen)
-        trainer.fit(training, validator, out, workers=workers, progress=progress)
+        validator = Validator(validation, dataset, geometry, chosen, validation_term(config.loss), metrics)
+        record = Record(
+            out, config.steps, config.validate_every, dataset.classes, progress, has_tensorboard=tensorboard
+        )
+        trainer.fit(training, validator, record, workers=workers, progress=progress)
+        record.close()
     except torch.OutOfMemoryError as error:
         raise DeviceError(
             f"--device {device}: out of memory with {config.batch_size} patches of {config.patch_size} pixels",
             fix="a smaller --batch-size or --patch-size",
         ) from error
     header = _header(config, parameters, geometry, dataset, plan)
-    draw_curves(trainer.rows, out / "curves.png")
-    save_model(out / "model.safetensors", trainer.network.state_dict(), header)
+    draw_curves(trainer.rows, panels_of(trainer.rows), out / "curves.png")
+    save_model(out / "model.safetensors", trainer.result.state_dict(), header)
     summary = _summary(out, already=False)
     if dataset.ndim == 3:
         summary["notes"] = ["objects lie in volumes, but this network works plane by plane"]
@@ -138,12 +152,29 @@ def _check_norm(config: TrainConfig, geometry: Geometry) -> None:
         )
 
 
+def _epoch_steps(config: TrainConfig, geometry: Geometry, dataset: Dataset) -> int:
+    pixels = sum(math.prod(image.level.shape[3:]) for image, _, _ in dataset.planes(validation=False))
+    return steps_of_epoch(pixels, (config.patch_size - 2 * geometry.margin) ** 2, config.batch_size)
+
+
 def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """Return what `build_model` takes for a data set."""
+    """Return what `build_model` takes for a data set.
+
+    Raises
+    ------
+    ConfigError
+        If the loss tells two classes apart, and there are more.
+    """
+    if config.loss == "bce" and len(dataset.classes) > 2:
+        raise ConfigError(
+            f"--loss bce: tells two classes apart; the data set has {len(dataset.classes)}: "
+            f"{', '.join(dataset.classes)}",
+            fix="--loss weighted-cross-entropy",
+        )
     return {
         "ndim": 2,
         "channels": len(dataset.statistics),
-        "classes": max(2, len(dataset.classes)),
+        "classes": 1 if config.loss == "bce" else max(2, len(dataset.classes)),  # logits
         "features": list(config.feature_list),
         "padding": config.padding,
         "norm": config.norm,
@@ -153,7 +184,7 @@ def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
 
 
 def _dry_run(
-    config: TrainConfig, parameters: Mapping[str, Any], geometry: Geometry, dataset: Dataset
+    config: TrainConfig, parameters: Mapping[str, Any], geometry: Geometry, dataset: Dataset, epoch_steps: int
 ) -> dict[str, Any]:
     """Say what would be trained."""
     network = build_model(config.arch, parameters)
@@ -166,6 +197,7 @@ def _dry_run(
         "training_planes": sum(1 for _ in dataset.planes(validation=False)),
         "validation_planes": sum(1 for _ in dataset.planes(validation=True)),
         "steps": config.steps,
+        "epoch": f"{epoch_steps} steps, which show as many pixels as there are",
     }
 
 

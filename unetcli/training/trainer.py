@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from unetcli.image.streaming import Progress
 from unetcli.models import build_model
 from unetcli.models.checkpoint import load_checkpoint, save_checkpoint
 from unetcli.models.geometry import Geometry
-from unetcli.models.losses import weighted_cross_entropy
+from unetcli.models.losses import LOSSES, loss
 from unetcli.training.batches import BatchMaker, Patches, Plane, ahead
-from unetcli.training.optimization import OPTIMIZERS, SCHEDULES
-from unetcli.training.record import Row, write_rows
+from unetcli.training.optimization import AveragedNetwork, make_optimizer, make_scheduler
+from unetcli.training.record import Record, Row
 from unetcli.training.validation import Validator
 
 LOSSES_AHEAD = {"cpu": 1, "cuda": 8}
@@ -43,6 +44,7 @@ class Trainer:
     network: nn.Module
     optimizer: Any
     scheduler: optim.lr_scheduler.LRScheduler
+    average: AveragedNetwork | None
     rows: list[Row]
     losses: list[float]
     timing: list[Row]
@@ -61,6 +63,7 @@ class Trainer:
         dataset: Dataset,
         device: torch.device,
         precision: str,
+        epoch_steps: int,
     ) -> Trainer:
         """Set up network, optimizer and schedule on a device."""
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the device was said already
@@ -70,16 +73,22 @@ class Trainer:
             precision="bf16-mixed" if precision == "bfloat16" else "32-true",
         )
         network = build_model(config.arch, parameters).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = OPTIMIZERS[config.optimizer](network.parameters(), config)
-        scheduler = SCHEDULES[config.schedule](optimizer, config)
+        optimizer = make_optimizer(network, config)
+        scheduler = make_scheduler(optimizer, config, epoch_steps)
         network, optimizer = fabric.setup(network, optimizer)
-        return cls(config, geometry, dataset, fabric, network, optimizer, scheduler, [], [], [])
+        average = AveragedNetwork(network.module, config.ema) if config.ema else None
+        return cls(config, geometry, dataset, fabric, network, optimizer, scheduler, average, [], [], [])
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is validated and saved."""
+        return self.average.network if self.average else self.network
 
     def fit(
         self,
         training: Sequence[Plane],
         validator: Validator,
-        out: Path,
+        record: Record,
         *,
         workers: int,
         progress: Progress,
@@ -98,14 +107,14 @@ class Trainer:
                 self._read_losses()
             self.waited, self.worked = self.waited + given - asked, self.worked + time.perf_counter() - given
             if validate:
-                self._note_times(out)
-                self._validate(validator, out)
-                self.save(out / "last.ckpt")
+                self._note_times()
+                self._validate(validator, record)
+                self.save(record.out / "last.ckpt")
             try:
                 progress(self.step, config.steps)
             except (Unfinished, KeyboardInterrupt):
                 self._read_losses()
-                self.save(out / "last.ckpt")
+                self.save(record.out / "last.ckpt")
                 raise
             asked = time.perf_counter()
 
@@ -115,12 +124,21 @@ class Trainer:
 
     def _train_on(self, batch: Patches) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = weighted_cross_entropy(self.network(batch.image).float(), batch.target, batch.weights)
+        loss = self._loss(batch)
         self.fabric.backward(loss)
+        if self.config.clip_norm:  # of a gradient that is not finite, the next loss tells
+            self.fabric.clip_gradients(
+                self.network, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
+            )
         self.optimizer.step()
         self.scheduler.step()
+        if self.average:
+            self.average.update(self.network)
         self.step += 1
         self.unread.append(loss.detach())
+
+    def _loss(self, batch: Patches) -> Tensor:
+        return loss(LOSSES[self.config.loss], self.network(batch.image), batch.target, batch.weights)
 
     def _read_losses(self) -> None:
         """Wait for the device; refuse to go on, and to save anything, after a loss that is not finite."""
@@ -144,32 +162,33 @@ class Trainer:
                 if k == n:  # what came before was to get ready
                     torch.cuda.synchronize(self.fabric.device)
                     start = time.perf_counter()
-                self.fabric.backward(
-                    weighted_cross_entropy(self.network(batch.image).float(), batch.target, batch.weights)
-                )
+                self.fabric.backward(self._loss(batch))
             torch.cuda.synchronize(self.fabric.device)
         seconds = time.perf_counter() - start
         self.optimizer.zero_grad(set_to_none=True)
         self.network.load_state_dict(before)
         return seconds / n
 
-    def _validate(self, validator: Validator, out: Path) -> None:
+    def _validate(self, validator: Validator, record: Record) -> None:
         """Add a row to the metrics."""
+        start = time.perf_counter()
         row: Row = {
             "step": self.step,
             "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
             "loss": float(np.mean(self.losses)),
         }
+        with self.fabric.autocast():
+            sums = validator.measure(self.result)
+        self.rows.append(row | validator.row(sums))
+        self.timing[-1]["validation_seconds"] = time.perf_counter() - start
+        record.add(self.rows, self.timing, self.losses, partial(validator.pictures, self.result, sums))
         self.losses = []
-        self.rows.append(row | validator.score(self.network))
-        write_rows(out / "metrics.csv", self.rows)
 
-    def _note_times(self, out: Path) -> None:
+    def _note_times(self) -> None:
         """Add a row to the times: they differ from run to run, so they are kept apart from the metrics."""
         seconds = self.waited + self.worked
         self.timing.append({"step": self.step, "seconds": seconds, "data_wait": self.waited / seconds})
         self.waited = self.worked = 0.0
-        write_rows(out / "timing.csv", self.timing)
 
     def save(self, path: Path) -> None:
         """Write everything that training needs to go on."""
@@ -178,6 +197,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
             "rows": self.rows,
             "losses": self.losses,
             "timing": self.timing,
@@ -196,6 +216,8 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
         self.step, self.rows, self.losses = state["step"], state["rows"], state["losses"]
         self.timing, self.waited, self.worked = state["timing"], state["waited"], state["worked"]
         self.augment_on = state["augment_on"]

@@ -6,6 +6,7 @@ import functools
 import itertools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from unetcli.metrics.scores import Measured, combine_slices, measure_slices
 from unetcli.metrics.tables import Counts, confusion_table
 from unetcli.metrics.thresholds import HALF, foreground
 from unetcli.models.geometry import Geometry
+from unetcli.models.losses import DICE, LOSSES, WEIGHTED, Term
 from unetcli.models.overlap_tile import predict_core, read_extent
 from unetcli.report.predictions import Prediction
 from unetcli.sampling import Example
@@ -29,8 +31,22 @@ from unetcli.training.batches import Plane, classes_of
 from unetcli.training.record import Row
 
 VALIDATION_TILE = 512
+RANKS = ("worst", "best", "median", "first")
+"""Slices that a sheet shows, each once: by IoU, and the first of all, which is the same on each sheet."""
 PIXEL_SCORES = {"pixel_error": pixel_error, "iou": iou, "dice": dice}
 """What is measured always: of the foreground, as `evaluate` does, from tables that add up over tiles."""
+
+
+def validation_term(loss: str) -> Term:
+    """Return what is validated of a loss: a term that tiles of any size add up to.
+
+    Notes
+    -----
+    Dice does not, so of losses with Dice it is the weighted cross-entropy. Of two probabilities the binary
+    cross-entropy is the weighted one.
+    """
+    return next((term for term in LOSSES[loss] if term is not DICE and loss != "bce"), WEIGHTED)
+
 
 SliceName = tuple[str, int, int]
 """Name of the image, t, z."""
@@ -57,7 +73,7 @@ class Sums:
     Parameters
     ----------
     loss : (2,) float64
-        Weighted loss, and weight.
+        Total, and what it is divided by.
     table : (classes, classes) int64
         Pixels by class of the truth and of the prediction.
     slices
@@ -99,6 +115,8 @@ class Validator:
         Of the network.
     device
         Where the network is.
+    term
+        The loss, of one logit a class.
     metrics
         Scores of `evaluate` that need whole planes.
     """
@@ -107,6 +125,7 @@ class Validator:
     dataset: Dataset
     geometry: Geometry
     device: torch.device
+    term: Term = WEIGHTED
     metrics: Sequence[str] = ()
 
     @property
@@ -120,13 +139,10 @@ class Validator:
 
     def measure(self, network: nn.Module) -> Sums:
         """Predict the planes and compare them with the truth."""
-        n, training = self.n_classes, network.training
-        network.eval()
-        with torch.inference_mode():
+        n = self.n_classes
+        with _evaluating(network):
             parts = (part for plane in self.planes for part in self._measure_plane(network, plane))
-            total = functools.reduce(operator.add, parts, Sums(np.zeros(2), np.zeros((n, n), np.int64), {}))
-        network.train(training)
-        return total
+            return functools.reduce(operator.add, parts, Sums(np.zeros(2), np.zeros((n, n), np.int64), {}))
 
     def row(self, sums: Sums) -> Row:
         """Return the scores, each by the name of its column.
@@ -170,7 +186,7 @@ class Validator:
         likely = np.zeros(extent, np.float32) if self.metrics else None
         for core, table in zip(cores, tables, strict=True):
             probabilities, truth = self._predict(network, example, core), self._truth(example, core)
-            loss += _loss(probabilities, truth)
+            loss += self._loss(probabilities, truth)
             found, counted = _classes(probabilities), truth.weights > 0
             for z, of_slice in enumerate(counted):
                 table[z] = confusion_table(truth.classes[z][of_slice], found[z][of_slice], n)
@@ -223,23 +239,25 @@ class Validator:
         result = predict_core(network, self.geometry, image.to(self.device), core_yx, VALIDATION_TILE)
         return result.cpu().numpy()[:, None]
 
+    def _loss(self, probabilities: NDArray[np.float32], truth: Truth) -> NDArray[np.float64]:
+        """Return total and count of the loss."""
+        logits = torch.from_numpy(np.log(probabilities.clip(1e-12)))[None]  # of which these are the softmax
+        target, weights = (torch.from_numpy(part)[None] for part in (truth.target, truth.weights))
+        return np.array([self.term.total(logits, target, weights).item(), self.term.count(weights).item()])
+
     def pictures(self, network: nn.Module, sums: Sums) -> list[Prediction]:
         """Predict again what a sheet shows: of the worst, the middle, the best and the first slice, the worst tile."""
         ranked = sorted(sums.slices, key=lambda name: (sums.slices[name].iou, name))
         if not ranked:
             return []
-        chosen = {"worst": ranked[0], "median": ranked[len(ranked) // 2], "best": ranked[-1], "first": min(ranked)}
+        ranks: dict[SliceName, str] = {}
+        for name, rank in zip((ranked[0], ranked[-1], ranked[len(ranked) // 2], min(ranked)), RANKS, strict=True):
+            ranks.setdefault(name, rank)
         found = {example.name: example for example, _, _ in self.planes}
-        training = network.training
-        network.eval()
-        with torch.inference_mode():
-            drawn = [
-                self._picture(network, found[name[0]], name, sums.slices[name], rank)
-                for rank, name in chosen.items()
-                if rank == next(r for r, n in chosen.items() if n == name)  # each slice once
+        with _evaluating(network):
+            return [
+                self._picture(network, found[name[0]], name, sums.slices[name], rank) for name, rank in ranks.items()
             ]
-        network.train(training)
-        return drawn
 
     def _picture(
         self, network: nn.Module, example: Example, name: SliceName, scores: SliceScores, rank: str
@@ -257,6 +275,16 @@ class Validator:
         )
 
 
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Predict with a network in training, and leave it as it was."""
+    training = network.training
+    network.eval()
+    with torch.inference_mode():
+        yield
+    network.train(training)
+
+
 def _position(example: Example, t: int, z: int) -> str:
     """Say which slice of an image it is, as far as there are several."""
     n_t, _, n_z, _, _ = example.image.shape
@@ -268,16 +296,10 @@ def _classes(probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return the class of each pixel; of two, the foreground is above one half, as in `evaluate`."""
     if len(probabilities) == 2:
         return foreground(1 - probabilities[0], HALF).astype(np.int64)
-    return probabilities.argmax(axis=0)
+    likeliest: NDArray[np.int64] = probabilities.argmax(axis=0)
+    return likeliest
 
 
 def _foreground_of(table: Counts) -> Counts:
     """Take all classes but the first together."""
     return np.add.reduceat(np.add.reduceat(table, [0, 1], axis=0), [0, 1], axis=1)
-
-
-def _loss(probabilities: NDArray[np.float32], truth: Truth) -> NDArray[np.float64]:
-    """Return weighted cross-entropy and weight."""
-    likelihood = np.take_along_axis(probabilities, truth.target[None], axis=0)[0]
-    weights = truth.weights.astype(np.float64)
-    return np.array([-(weights * np.log(likelihood.clip(1e-12))).sum(), weights.sum()])

@@ -1,0 +1,294 @@
+"""What networks, losses and augmentations are worth: trained alike on real pictures, scored on ones held back.
+
+``python -m benchmarks.segmentation DATA OUT [SET...]``, where DATA holds the folders that `SETS` name. Every run is
+kept under OUT: called again, what is finished is not done again.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import describe
+from unetcli.config import EvaluateConfig, PredictConfig, PrepConfig, WeightsConfig, with_preset
+from unetcli.image.inputs import open_inputs
+from unetcli.image.store import open_store
+from unetcli.image.tiling import Box
+from unetcli.metrics.tables import confusion_table
+from unetcli.stages import evaluate, prep, tile_predict, train, weights
+from unetcli.training.record import read_rows
+
+SMALL = {
+    "features": "8,16,32,64,128", "patch_size": 192, "batch_size": 4, "steps": 800, "validate_every": 800,
+}  # fmt: skip
+"""A budget for two CPU cores: what every run of a comparison gets, but for what its line changes."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of a comparison.
+
+    Parameters
+    ----------
+    name
+        What is printed.
+    preset
+        Settings to start from.
+    settings
+        What is changed.
+    weights
+        Settings of the weight map; `None`: none is made.
+    tta
+        Views that are averaged.
+    """
+
+    name: str
+    preset: str = "default"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Any] | None = field(default_factory=dict)
+    tta: str = "none"
+
+
+@dataclass(frozen=True)
+class Set:
+    """Pictures to learn from and pictures to score, all with truth.
+
+    Parameters
+    ----------
+    training, held_back
+        Picture and its truth, of each.
+    prep
+        Settings of `prep`, and of the truth that is scored.
+    metrics
+        What is printed.
+    cases
+        What is compared.
+    """
+
+    training: Sequence[tuple[Path, Path]]
+    held_back: Sequence[tuple[Path, Path]]
+    prep: Mapping[str, Any]
+    metrics: Sequence[str]
+    cases: Sequence[Case]
+
+
+MEMBRANES = {"balance": "none", "w0": 5.0, "sigma": 3.0}
+"""Weights of membranes, which are objects and no gaps between them."""
+
+
+def membranes(data: Path) -> Set:
+    """ISBI 2012: slices 0 to 21 to learn from, 22 and 23 held back."""
+    folder = data / "isbi2012"
+    pairs = [(folder / f"train_image_{n:02}.png", folder / f"train_label_{n:02}.png") for n in range(24)]
+    valid = {"padding": "valid", "patch_size": 284}
+    cases = [
+        Case("default", settings=SMALL, weights=MEMBRANES),
+        Case("default, eight views", settings=SMALL, weights=MEMBRANES, tta="d4"),
+        Case("default without weight map", settings=SMALL, weights=None),
+        Case("default without elastic deformation", settings={**SMALL, "elastic": 0.0}, weights=MEMBRANES),
+        Case("default without any augmentation", settings={**SMALL, **NO_AUGMENTATION}, weights=MEMBRANES),
+        Case("paper", "paper", {**SMALL, **valid, "batch_size": 1}, weights=MEMBRANES),
+        Case("paper, batches of 4", "paper", {**SMALL, **valid}, weights=MEMBRANES),
+        Case("classic", "classic", {**SMALL, "epochs": None, "decay_every": 40}, weights=None),
+        *(
+            Case(arch, settings={**SMALL, "arch": arch, "ndim": 2, **changes}, weights=MEMBRANES)
+            for arch, changes in ARCHITECTURES.items()
+        ),
+    ]
+    wanted = ("v_rand", "v_info", "warping_error", "min_warping_error", "rand_error", "pixel_error", "iou")
+    return Set(pairs[:22], pairs[22:], {"label_kind": "classes", "pixel_size": "4nm"}, wanted, cases)
+
+
+NO_AUGMENTATION = {
+    "elastic": 0.0, "rotation": 0.0, "scaling": 1.0, "shift": 0.0, "flip": False, "contrast": 1.0, "brightness": 0.0,
+    "gamma": 0.0, "noise": 0.0,
+}  # fmt: skip
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "attention-unet": {},
+    "unet++": {"deep_supervision": True},
+    "resunet": {},
+    "vnet": {},
+    "sliding-window": {"features": "12,12,12,12,50"},
+}
+"""What a comparison changes beside the architecture."""
+
+
+def cells(data: Path) -> Set:
+    """PhC-U373: hand-made truth of five frames held back; the others, and silver truth where there is no other."""
+    folder = data / "ctc_phc_c2dh_u373"
+    held_back = ("041", "049", "051", "052", "059")
+    pairs: dict[str, list[tuple[Path, Path]]] = {"training": [], "held_back": []}
+    for picture in sorted((folder / "02").glob("t*.tif")):
+        frame = picture.stem.removeprefix("t")
+        hand = folder / "02_GT" / "SEG" / f"man_seg{frame}.tif"
+        truth = hand if hand.exists() else folder / "02_ST" / "SEG" / f"man_seg{frame}.tif"
+        pairs["held_back" if frame in held_back else "training"].append((picture, truth))
+    cases = [Case("default", settings=WIDER), Case("default, eight views", settings=WIDER, tta="d4")]
+    return Set(**pairs, prep={"pixel_size": "0.65um"}, metrics=("iou", "seg", "ap50"), cases=cases)
+
+
+WIDER = {
+    "features": "16,32,64,128,256", "patch_size": 256, "batch_size": 4, "steps": 800, "validate_every": 800,
+}  # fmt: skip
+
+
+def nuclei(data: Path) -> Set:
+    """Fluorescent nuclei of the Data Science Bowl: every fifth gray picture is held back."""
+    folder = data / "dsb2018_nuclei"
+    with (folder / "index.csv").open() as file:
+        names = [row["name"] for row in csv.DictReader(file) if row["kind"] == "grey"]
+    pairs = [(folder / "images" / f"{name}.png", folder / "labels" / f"{name}.tif") for name in names]
+    training = [pair for i, pair in enumerate(pairs) if i % 5 != 2]
+    cases = [
+        Case("default", settings=WIDER),
+        Case("default without weight map", settings=WIDER, weights=None),
+    ]
+    kept = {"label_kind": "instances", "channels": "0"}
+    return Set(training, pairs[2::5], kept, ("ap50", "seg", "iou"), cases)
+
+
+def crowded(data: Path) -> Set:
+    """Crowded cells in phase contrast: two pictures to learn from, one held back."""
+    folder = data / "usiigaci_phase"
+    pairs = [(folder / f"set{n}_raw.tif", folder / f"set{n}_instances.png") for n in (1, 15, 30)]
+    cases = [
+        Case("default", settings=WIDER),
+        Case("default without weight map", settings=WIDER, weights=None),
+    ]
+    return Set(pairs[:2], pairs[2:], {"label_kind": "instances"}, ("ap50", "seg", "iou"), cases)
+
+
+VNC_CLASSES = {
+    0: "membrane-a", 32: "membrane-b", 64: "membrane-c", 96: "membrane-d", 128: "junction", 159: "glia",
+    191: "mitochondria", 223: "synapse", 255: "inside",
+}  # fmt: skip
+
+
+def nine_classes(data: Path) -> Set:
+    """Nine classes in electron microscopy: slices 0 to 4 to learn from, 5 and 6 held back."""
+    folder = data / "vnc_sstem"
+    pairs = [(folder / f"raw_{n:02}.tif", folder / f"labels_{n:02}.png") for n in range(7)]
+    classes = ",".join(f"{value}={name}" for value, name in VNC_CLASSES.items())
+    cases = [
+        Case("default", settings=WIDER, weights=None),
+        Case("default, Dice and cross-entropy", settings={**WIDER, "loss": "dice-cross-entropy"}, weights=None),
+        Case("default, classes weighted", settings=WIDER, weights={"balance": "inverse"}),
+    ]
+    return Set(pairs[:5], pairs[5:], {"classes": classes, "pixel_size": "4.6nm"}, tuple(VNC_CLASSES.values()), cases)
+
+
+SETS = {"membranes": membranes, "cells": cells, "nuclei": nuclei, "crowded": crowded, "nine-classes": nine_classes}
+
+
+def run(data: Path, out: Path, names: Sequence[str], *, steps: int | None = None, device: str = "auto") -> None:
+    """Print a table for each set.
+
+    Parameters
+    ----------
+    data
+        Where the folders of pictures are.
+    out
+        Where everything is kept.
+    names
+        Sets of `SETS`.
+    steps
+        In place of the steps of each line, for a trial.
+    device
+        Where to train.
+    """
+    print(describe())
+    for name in names:
+        chosen = SETS[name](data)
+        print(f"\n| {name} | parameters | steps | " + " | ".join(chosen.metrics) + " | minutes |")
+        print("|---" * (len(chosen.metrics) + 4) + "|")
+        for case in chosen.cases:
+            row = _cached(chosen, case, out / name, steps, device)
+            scores = " | ".join(_shown(row["scores"][m]) for m in chosen.metrics)
+            line = f"| {case.name} | {row['parameters']:,} | {row['steps']:,} | {scores} | {row['seconds'] / 60:.1f} |"
+            print(line, flush=True)
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}" if value >= 0.01 else f"{value:.5f}"
+
+
+def _cached(chosen: Set, case: Case, out: Path, steps: int | None, device: str) -> dict[str, Any]:
+    """Do a line of a comparison, unless it was done."""
+    folder = out / case.name.replace(",", "").replace(" ", "-")
+    done = folder / "row.json"
+    if not done.exists():
+        row = _measure(chosen, case, out, folder, steps, device)
+        done.write_text(json.dumps(row, indent=1))
+    return dict(json.loads(done.read_text()))
+
+
+def _measure(chosen: Set, case: Case, out: Path, folder: Path, steps: int | None, device: str) -> dict[str, Any]:
+    """Prepare, train, segment what was held back, and score it."""
+    data, new = out / "train.zarr", out / "new.zarr"
+    config = PrepConfig(**chosen.prep)
+    pictures = [picture for picture, _ in chosen.training]
+    prep.run(pictures, data, config, labels=[truth for _, truth in chosen.training])
+    unlabelled = {k: v for k, v in chosen.prep.items() if k not in ("label_kind", "classes")}
+    prep.run([picture for picture, _ in chosen.held_back], new, PrepConfig(**unlabelled))
+    maps = None
+    if case.weights is not None:
+        kind = "-".join(f"{k}={v}" for k, v in case.weights.items()) or "paper"
+        maps = out / f"weights-{kind}.zarr"
+        weights.run(data, maps, WeightsConfig(**case.weights))
+    settings = {**case.settings, **({} if steps is None else {"steps": steps, "validate_every": steps})}
+    trained = out / "runs" / _digest([case.preset, settings, case.weights])  # lines may share it
+    summary = train.run(data, trained, with_preset(case.preset, **settings), weights=maps, device=device)
+    outputs = {"probabilities": folder / "p.zarr", "device": device}
+    tile_predict.run(new, folder / "mask.zarr", PredictConfig(tta=case.tta), model=trained, **outputs)
+    return {
+        "scores": _scores(chosen, folder),
+        "parameters": summary["parameters"],
+        "steps": int(summary["step"]),
+        "seconds": sum(row["seconds"] for row in read_rows(trained / "timing.csv")),
+    }
+
+
+def _digest(value: object) -> str:
+    """Name a value by its content."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _scores(chosen: Set, folder: Path) -> dict[str, float]:
+    """Score as `evaluate` does; of several classes, the IoU of each over all pixels."""
+    if "classes" in chosen.prep:
+        return _iou_per_class(chosen, folder)
+    truth = folder / "truth"
+    truth.mkdir(exist_ok=True)
+    for picture, labels in chosen.held_back:
+        link = truth / f"{picture.stem}{labels.suffix}"
+        if not link.exists():
+            link.symlink_to(labels.resolve())
+    kind = chosen.prep.get("label_kind")
+    config = EvaluateConfig(metrics=",".join(chosen.metrics), label_kind=kind)
+    return dict(evaluate.run(folder / "p.zarr", truth, folder / "report", config, overwrite=True)["mean"])
+
+
+def _iou_per_class(chosen: Set, folder: Path) -> dict[str, float]:
+    names = list(VNC_CLASSES.values())
+    table = np.zeros((len(names), len(names)), np.int64)
+    masks = {image.name: image.level for image in open_store(folder / "mask.zarr").images}
+    for picture, labels in chosen.held_back:
+        mask = masks[picture.stem] if len(masks) > 1 else next(iter(masks.values()))
+        (found,) = open_inputs([labels], is_label=True)
+        codes = found.source.read(Box.whole(found.source.shape))
+        classes = np.searchsorted(list(VNC_CLASSES), codes)
+        table += confusion_table(classes.ravel(), mask.read(Box.whole(mask.shape)).ravel(), len(names))
+    both = np.diag(table)
+    return dict(zip(names, (both / (table.sum(0) + table.sum(1) - both)).tolist(), strict=True))
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or list(SETS))
