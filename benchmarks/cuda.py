@@ -1,4 +1,4 @@
-"""The presets on a CUDA device: training steps, prediction and augmentation per second, and what waits for what."""
+"""Augmentation on a CUDA device and on its host: patches per second of either, and what waits for what."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from benchmarks.machine import describe
 from unetcli.config import PrepConfig, WeightsConfig
 from unetcli.demo import write_pictures
 from unetcli.image.dataset import open_dataset
-from unetcli.models import build_model
 from unetcli.models.geometry import geometry_of
-from unetcli.models.losses import LOSSES, loss
 from unetcli.presets import PRESETS, with_preset
 from unetcli.stages import prep, train, weights
 from unetcli.training.batches import BatchMaker, open_planes
@@ -28,14 +26,11 @@ TRAINED = 200
 
 
 def run() -> None:
-    """Print, for each preset, patches per second of step, forward pass and augmentation, and the time spent waiting."""
+    """Print, for each preset, patches per second of either way to augment, and the time spent waiting."""
     print(describe())
     if not torch.cuda.is_available():
         print("no CUDA device: nothing to measure")
         return
-    for preset in PRESETS:
-        step, forward = _rates(preset)
-        print(f"{preset:>8}: {step:8.1f} patches/s in training, {forward:8.1f} patches/s forward, bf16")
     with tempfile.TemporaryDirectory() as folder:
         found = {preset: _augmentation(Path(folder), preset, torch.device("cuda")) for preset in PRESETS}
     print(json.dumps(found))
@@ -53,7 +48,7 @@ def _augmentation(folder: Path, preset: str, device: torch.device) -> dict[str, 
         prep.run([folder / "train_images"], data, PrepConfig(), labels=[folder / "train_labels"])
         weights.run(data, maps, WeightsConfig())
     config, dataset = with_preset(preset, steps=TRAINED, validate_every=TRAINED // 2), open_dataset(data)
-    margin = geometry_of(config.arch, train.network_parameters(config, dataset)).margin
+    margin = geometry_of(config.arch, train.network_parameters(config, dataset)).axes[-1].margin
     planes = open_planes(dataset, maps, validation=False)
     host, other = (BatchMaker(planes, config, dataset, margin, device, on) for on in ("host", "device"))
     made = other.make(0)
@@ -70,34 +65,6 @@ def _augmentation(folder: Path, preset: str, device: torch.device) -> dict[str, 
         found[f"trained_{on}"] = config.batch_size * TRAINED / 2 / float(last["seconds"])
         found[f"waiting_{on}"] = float(last["data_wait"])
     return found
-
-
-def _rates(preset: str) -> tuple[float, float]:
-    config = with_preset(preset)
-    parameters = {
-        "ndim": 2, "channels": 1, "classes": 2, "features": list(config.feature_list), "padding": config.padding,
-        "norm": config.norm, "skip": config.skip, "dropout": config.dropout,
-    }  # fmt: skip
-    margin = geometry_of(config.arch, parameters).margin
-    network = build_model(config.arch, parameters).cuda()
-    optimizer = torch.optim.SGD(network.parameters(), 1e-3)
-    n, size, out = config.batch_size, config.patch_size, config.patch_size - 2 * margin
-    image = torch.randn(n, 1, size, size, device="cuda")
-    target = torch.randint(2, (n, out, out), device="cuda")
-    weights = torch.rand(n, out, out, device="cuda")
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cuda", torch.bfloat16):
-            logits = network(image)
-        loss(LOSSES[config.loss], logits, target, weights).backward()
-        optimizer.step()
-
-    def forward() -> None:
-        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
-            network(image)
-
-    return n / _seconds(step), n / _seconds(forward)
 
 
 def _seconds(function: Callable[[], object]) -> float:

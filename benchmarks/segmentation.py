@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import describe
-from unetcli.config import EvaluateConfig, PredictConfig, PrepConfig, WeightsConfig, with_preset
+from unetcli.config import EvaluateConfig, PredictConfig, PrepConfig, WeightsConfig
 from unetcli.image.inputs import open_inputs
 from unetcli.image.store import open_store
 from unetcli.image.tiling import Box
 from unetcli.metrics.tables import confusion_table
+from unetcli.presets import with_preset
 from unetcli.stages import evaluate, prep, tile_predict, train, weights
 from unetcli.training.record import read_rows
 

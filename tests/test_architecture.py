@@ -21,7 +21,7 @@ LAYERS = [
     {"sample_table", "options", "explain", "presets"},
     {"sampling"},
     {"objects"},
-    {"image", "kernels", "models", "metrics", "report", "export", "config", "progress"},
+    {"image", "kernels", "models", "metrics", "report", "export", "config", "progress", "launch"},
     {"errors", "atomic"},
     {"__init__"},
 ]

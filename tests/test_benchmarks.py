@@ -7,10 +7,11 @@ import pytest
 from scipy import ndimage
 
 from benchmarks import __main__ as parts
-from benchmarks import elastic, sample, slide, weights
+from benchmarks import elastic, sample, segmentation, slide, training, weights
 from benchmarks.cells import Cells
 from benchmarks.deformers import PEERS, NotOfferedError
 from benchmarks.machine import Timing, table
+from tests.conftest import cells
 
 IMAGES = {
     "cells": Cells.random((1, 90, 110), 30).labels(),
@@ -117,3 +118,31 @@ def test_an_unknown_part_is_named(monkeypatch):
     with pytest.raises(SystemExit, match="nonsense: no such benchmark"):
         parts.main()
     assert set(parts.BY_DEFAULT) <= set(parts.PARTS)
+
+
+def test_a_training_step_is_timed_beside_plain_loops(monkeypatch, capsys):
+    tiny = ("fast", {"features": "2,4", "patch_size": 32, "batch_size": 1, "precision": "float32"})
+    monkeypatch.setattr(training, "CASES", {"cpu": {"tiny": tiny}, "cuda": {"tiny": tiny}})
+    monkeypatch.setattr(training, "STEPS", {"cpu": 2, "cuda": 2})
+    monkeypatch.setattr(training, "ROUNDS", 1)
+    monkeypatch.setattr(training, "_product_rate", lambda *_: 1e12)
+    training.run()
+    *_, ours, _, _, _, last = capsys.readouterr().out.splitlines()
+    assert ours.startswith("unetcli train")
+    assert last.startswith("plain loop, bfloat16, channels last")
+
+
+def test_networks_are_compared_on_pictures_held_back(tmp_path, monkeypatch, capsys):
+    pairs = [(tmp_path / f"image_{k}.npy", tmp_path / f"truth_{k}.npy") for k in range(3)]
+    for k, paths in enumerate(pairs):
+        for path, array in zip(paths, cells((48, 48), seed=k), strict=True):
+            np.save(path, array)
+    tiny = {"features": "2,4", "patch_size": 32, "batch_size": 1, "steps": 2, "validate_every": 2}
+    cases = [segmentation.Case("one", settings=tiny), segmentation.Case("two", settings=tiny, tta="flips")]
+    metrics = ("iou", "seg", "ap50")
+    chosen = segmentation.Set(pairs[:2], pairs[2:], {"label_kind": "instances"}, metrics, cases)
+    monkeypatch.setattr(segmentation, "SETS", {"tiny": lambda _: chosen})
+    for _ in range(2):  # the second time all is there
+        segmentation.run(tmp_path, tmp_path / "out", ["tiny"], device="cpu")
+        assert "| one | " in capsys.readouterr().out
+    assert len(list((tmp_path / "out" / "tiny" / "runs").iterdir())) == 1

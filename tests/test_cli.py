@@ -639,3 +639,15 @@ def test_the_folder_that_one_is_in_is_a_path(cli, tmp_path, monkeypatch, line):
 def test_an_empty_path_is_refused(cli, in_tmp, line):
     assert cli(*line) == 4
     assert "a path is empty" in cli.err
+
+
+def test_presets_are_listed_with_nothing_else_given(cli):
+    assert cli("train", "--list-presets") == 0
+    for name in PRESETS:
+        assert name in cli.out
+    assert re.search(r"--epochs +- +60 +- +-", cli.out)
+
+
+def test_steps_and_epochs_are_not_given_both(cli, instances):
+    assert cli("train", instances, "-o", "r", "--preset", "classic", "--steps", "3", "--epochs", "2") == 4
+    assert "--steps 3 and --epochs 2: expected one of them" in cli.err

@@ -48,6 +48,7 @@ def test_the_classic_preset_is_the_common_implementation():
         ("fast", {"epochs": 3}, 2500, 3),  # the steps of a run are then counted from its data
         ("classic", {}, 8000, 60),
         ("classic", {"steps": 7}, 7, None),
+        ("classic", {"steps": 7, "epochs": None}, 7, None),
         ("classic", {"epochs": 7}, 8000, 7),
     ],
 )

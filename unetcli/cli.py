@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -28,9 +30,10 @@ from unetcli.config import (
 )
 from unetcli.errors import BelowBoundError, FaultsError, Interrupted, UnetcliError, Unfinished, is_disk_full
 from unetcli.image.location import local_path, parse_location
+from unetcli.launch import read_launch
 from unetcli.options import Common, ManyLabels, common_options, setting_options
 from unetcli.presets import PRESETS, preset_table, with_preset
-from unetcli.progress import Progress
+from unetcli.progress import Progress, seconds_until_stop
 
 app = typer.Typer(
     add_completion=False,
@@ -41,6 +44,8 @@ app = typer.Typer(
     help="U-Net segmentation of microscopy images, from annotated images to masks of gigapixel slides.",
 )
 
+TOGETHER = ("train",)
+"""Commands whose processes work together, where `torchrun` or `srun` starts several; the first one speaks for all."""
 LOCAL: Any = {"parser": local_path, "show_default": False}
 STORE: Any = {"parser": parse_location, "show_default": False}
 """A place that may be remote; annotated as a path nevertheless, because typer takes no unions."""
@@ -69,17 +74,24 @@ def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[
         def run(**values: Any) -> None:  # noqa: ANN401 - what typer parsed
             common = Common(**{p.name: values.pop(p.name) for p in shared})
             given = {p.name: v for p in settings if (v := values.pop(p.name)) is not None}
+            is_heard = name not in TOGETHER or read_launch().rank == 0
+            common = common if is_heard else replace(common, quiet=True)
             _start_logging(common)
             try:
                 result = function(**values, given=given, common=common)
             except (BelowBoundError, FaultsError) as error:
                 _print_result(name, error.result or {}, common)
                 raise
+            except UnetcliError as error:
+                error.is_spoken = is_heard if error.is_spoken is None else error.is_spoken
+                raise
             except KeyboardInterrupt:
-                raise Interrupted(
+                stopped = Interrupted(
                     "stopped at once; what was on record before is kept",
                     fix="run the same command again: it continues from there",
-                ) from None
+                )
+                stopped.is_spoken = is_heard
+                raise stopped from None
             _print_result(name, result, common)
 
         parameters = [*own, *settings, *shared]
@@ -99,8 +111,8 @@ def _list_presets(asked: bool) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    (_, *names), *rows = preset_table()
-    columns = [Column("setting", no_wrap=True), *(Column(name, overflow="fold") for name in names)]
+    (setting, *names), *rows = preset_table()
+    columns = [Column(setting, no_wrap=True), *(Column(name, overflow="fold") for name in names)]
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
@@ -369,7 +381,7 @@ def _passed(common: Common) -> dict[str, Any]:
 def _progress(name: str, common: Common) -> Progress:
     terminal = sys.stderr.isatty()
     style = "none" if common.quiet else "json" if common.json else "bar" if terminal else "lines"
-    return Progress(name, style)
+    return Progress(name, style, seconds_until_stop(common.stop_after) if common.stop_after else math.inf)
 
 
 def _start_logging(common: Common) -> None:
@@ -438,6 +450,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as done:  # typer's own way to end: after --help, or wrong usage
         return int(done.code or 0)
     except UnetcliError as error:
+        if error.is_spoken is False:  # by another process
+            return error.exit_code
         return _fail(str(error), error.exit_code, fix=error.fix, debug=debug)
     except MemoryError:
         return _fail("out of memory", 5, fix="fewer --workers", debug=debug)

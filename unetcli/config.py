@@ -337,6 +337,7 @@ class AugmentConfig(DeformConfig):
 
 LOSSES = ("weighted-cross-entropy", "cross-entropy", "bce", "dice", "dice-cross-entropy")
 OPTIMIZERS = ("sgd", "adam", "adamw")
+BEST_BY = ("validation_iou", "validation_loss", "validation_pixel_error")
 SCHEDULES = ("constant", "step", "cosine", "poly", "one-cycle")
 
 
@@ -356,11 +357,14 @@ class TrainConfig(DeformConfig):
     )
     patch_size: int = setting(256, "Side of a training patch as the network reads it, pixels.", minimum=1)
     loss: str = setting(
-        None, "Loss: weighted-cross-entropy and bce (one channel, two classes) are weighted by the map; cross-entropy "
-        "and dice leave out pixels of weight 0. [default: weighted-cross-entropy; of vnet, dice]", choices=LOSSES,
+        None, "Loss; bce is for two classes. [default: weighted-cross-entropy; of vnet, dice]", choices=LOSSES,
         group="Optimization",
     )  # fmt: skip
     batch_size: int = setting(8, "Patches in a step.", minimum=1, group="Optimization")
+    accumulate: int = setting(
+        1, "Parts in which a step is computed, one after the other: less memory, the same step.", minimum=1,
+        group="Optimization",
+    )  # fmt: skip
     steps: int = setting(8000, "Number of optimization steps.", minimum=1, group="Optimization")
     epochs: int | None = setting(
         None, "In place of --steps: how often as many patches are seen as the training pixels hold.", minimum=1,
@@ -395,10 +399,22 @@ class TrainConfig(DeformConfig):
         "auto", "Where patches are deformed: by threads of the host, or on the device. auto: on CUDA where the threads "
         "would keep the device waiting, by a measurement.", choices=("auto", "host", "device"), group="Augmentation",
     )  # fmt: skip
+    compile: str = setting(
+        "auto", "Compile the network, which takes a minute: on CUDA with a C++ compiler, or as you say.",
+        choices=("auto", "on", "off"),
+    )  # fmt: skip
     validate_every: int = setting(500, "Steps between validations and checkpoints.", minimum=1)
     validate_metrics: str | None = setting(
         None, "Also score validation planes by metrics of evaluate, separated by commas: v_rand,warping_error. Each "
         "plane is then held in memory. [default: pixel_error, iou and dice only]",
+    )  # fmt: skip
+    patience: int = setting(
+        0, "Stop after so many validations without a better score; 0: train to the last step.", minimum=0
+    )
+    best_by: str = setting("validation_iou", "Score by which a model is the best.", choices=BEST_BY)
+    keep: str | None = setting(
+        None, "Which model is the result: the best one, or that of the last step. [default: best, if there is a "
+        "validation part]", choices=("best", "last"),
     )  # fmt: skip
     seed: int = setting(0, "Seed of initialization, patches and augmentation.", minimum=0)
 
@@ -418,6 +434,8 @@ class TrainConfig(DeformConfig):
         parts = self.features.split(",")
         if len(parts) < 2 or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
             found.append(f"--features {self.features}: expected two or more numbers of channels, such as 32,64,128")
+        if self.batch_size % self.accumulate:
+            found.append(f"--accumulate {self.accumulate}: expected a divisor of --batch-size {self.batch_size}")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             found.append("--nesterov: expected with --optimizer sgd and a --momentum above 0 only")
         return found

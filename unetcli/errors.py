@@ -18,6 +18,8 @@ class UnetcliError(Exception):
     """
 
     exit_code = 1
+    is_spoken: bool | None = None
+    """Whether this process tells it, of several that work together; `None`: not decided."""
 
     def __init__(self, message: str, *, fix: str | None = None) -> None:
         super().__init__(message)

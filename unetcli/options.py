@@ -26,6 +26,13 @@ class Common:
     dry_run: Annotated[bool, Option("--dry-run", help="Check everything, say what would be done, write nothing.")] = (
         False
     )
+    stop_after: Annotated[
+        str | None,
+        Option(
+            help="Save and exit with 75 before so many minutes are over; auto: before a SLURM job is.",
+            metavar="MIN|auto",
+        ),
+    ] = None
     config: Annotated[Optional[Path], Option(help="TOML file with a table for each command.", is_eager=True)] = None  # noqa: UP045
     json: Annotated[bool, Option("--json", help="Print the result, and progress, as JSON.")] = False
     verbose: Annotated[bool, Option("-v", "--verbose", help="Say more.")] = False

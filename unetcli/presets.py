@@ -30,6 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "noise": 0.0,
         "precision": "float32",
         "validate_every": 1000,
+        "keep": "last",
     },
     # As most often implemented again for ISBI 2012: whole images of 512 pixels, one in a step.
     "classic": {
@@ -76,7 +77,7 @@ def with_preset(preset: str, **given: Any) -> TrainConfig:  # noqa: ANN401 - any
     """
     if preset not in PRESETS:
         raise ConfigError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
-    if "steps" in given and "epochs" in given:
+    if given.get("steps") is not None and given.get("epochs") is not None:
         raise ConfigError(f"--steps {given['steps']} and --epochs {given['epochs']}: expected one of them")
     length = {"epochs": None} if "steps" in given else {}
     return TrainConfig(**{**PRESETS[preset], **length, **given})
@@ -91,7 +92,7 @@ def preset_table() -> list[tuple[str, ...]]:
         ("--" + field.name.replace("_", "-"), *(_shown(settings[field.name]) for settings in presets.values()))
         for field in dataclasses.fields(TrainConfig)
     ]
-    return [("", *presets), *(row for row in rows if len(set(row[1:])) > 1)]
+    return [("setting", *presets), *(row for row in rows if len(set(row[1:])) > 1)]
 
 
 def _shown(value: Any) -> str:  # noqa: ANN401 - any setting

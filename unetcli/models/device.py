@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import os
 import re
+import shutil
 
 import torch
 
 from unetcli.errors import DeviceError
 
 logger = logging.getLogger(__name__)
+
+LAYOUTS = {
+    ("channels_first", 2): torch.contiguous_format,
+    ("channels_first", 3): torch.contiguous_format,
+    ("channels_last", 2): torch.channels_last,
+    ("channels_last", 3): torch.channels_last_3d,
+}
+"""Order of the pixels in memory, by its name and the number of axes."""
 
 
 def choose_precision(name: str, device: torch.device) -> str:
@@ -27,6 +38,30 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if not hasattr(torch.cpu, "get_capabilities"):  # an older release of torch can not tell
         return False
     return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def choose_layout(device: torch.device, precision: str, norm: str) -> str:
+    """Return in which order pixels lie in memory where a network is trained: ``channels_last`` or ``channels_first``.
+
+    Notes
+    -----
+    Tensor cores of CUDA devices want the channels last. On a CPU a step takes as long either way (within 10 %), but
+    for: bfloat16 without or with batch normalization, faster with channels last by up to 15 %; group and instance
+    normalization, slower with channels last by up to 50 %; large tiles in float32, slower by up to 65 %.
+    """
+    if device.type == "cuda":
+        return "channels_last"
+    return "channels_last" if precision == "bfloat16" and norm in ("none", "batch") else "channels_first"
+
+
+def pays_to_compile(device: torch.device) -> bool:
+    """Tell whether to compile a network for training: on CUDA, where Triton and the C++ compiler it needs are there."""
+    compilers = (os.environ.get("CXX", "c++"), "g++", "clang++")
+    return (
+        device.type == "cuda"
+        and importlib.util.find_spec("triton") is not None
+        and any(shutil.which(compiler) for compiler in compilers)
+    )
 
 
 def choose_device(name: str) -> torch.device:

@@ -6,14 +6,13 @@ import json
 import math
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from unetcli import __version__
 from unetcli.atomic import write_atomically
@@ -24,15 +23,18 @@ from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import check_fingerprint
 from unetcli.image.location import Location
 from unetcli.image.new_store import check_apart
-from unetcli.image.streaming import Progress, available_cpus, silent
+from unetcli.image.streaming import Progress, silent
+from unetcli.launch import read_launch
 from unetcli.metrics.scores import parse_names
 from unetcli.models import build_model
 from unetcli.models.checkpoint import ModelHeader, save_model
 from unetcli.models.device import choose_device, choose_precision
 from unetcli.models.geometry import Geometry, geometry_of
 from unetcli.report.curves import draw_curves
-from unetcli.training.batches import choose_augmentation, open_planes
+from unetcli.training.batches import Plane, choose_augmentation, open_planes
+from unetcli.training.memory import is_out_of_memory, largest_that_fits
 from unetcli.training.optimization import steps_of_epoch
+from unetcli.training.processes import Processes, allotted_cpus, check_batch, device_name
 from unetcli.training.record import Record, panels_of, read_rows
 from unetcli.training.trainer import Trainer
 from unetcli.training.validation import Validator, validation_term
@@ -58,18 +60,18 @@ def run(
     data
         A data set with labels.
     out
-        Folder of the run: ``model.safetensors``, ``last.ckpt``, ``metrics.csv``, ``timing.csv``, ``curves.png``,
-        ``validation/``, ``tensorboard/``, ``run.json``.
+        Folder of the run: ``model.safetensors``, ``best.safetensors``, ``last.ckpt``, ``metrics.csv``, ``timing.csv``,
+        ``curves.png``, ``validation/``, ``tensorboard/``, ``run.json``.
     config
         Settings, of a preset or changed from one.
     weights
         Weight maps of this data set.
     device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; of several processes each takes a CUDA device of its own.
     overwrite
         Start again from nothing.
     workers
-        Threads that prepare patches.
+        Threads that prepare patches, of each process.
     tensorboard
         Whether to write events for TensorBoard, where that is installed.
     progress
@@ -78,73 +80,163 @@ def run(
     Returns
     -------
     dict
-        Steps, parameters and the last scores.
+        Steps, parameters and the last scores; of several processes, from the first one only.
 
     Raises
     ------
     Unfinished
         If `progress` asks to stop; the checkpoint holds everything.
     """
-    metrics = [] if config.validate_metrics is None else parse_names("--validate-metrics", config.validate_metrics)
+    if dry_run:
+        return _dry_run(_open_task(data, weights, config))
+    launch = read_launch()
+    chosen = choose_device(device_name(launch, device))
+    processes = Processes(launch, chosen, choose_precision(config.precision, chosen))
+    cpus = allotted_cpus(launch)
+    if chosen.type == "cpu":
+        torch.set_num_threads(cpus)
+    with processes.together():
+        task = _open_task(data, weights, config, n_processes=processes.count)
+        check_apart(out, [data, *([weights] if weights else [])])
+        training, validation = (open_planes(task.dataset, weights, validation=part) for part in (False, True))
+        is_complete = processes.is_first and _is_complete(out, task.plan, overwrite=overwrite)
+        if not processes.from_first(is_complete):
+            trainer = Trainer.build(task.config, task.header, task.dataset, training, processes, task.epoch_steps)
+            config, classes = task.config, task.header.classes
+            record = Record(
+                out, config.steps, config.validate_every, classes, progress, config.best_by, has_tensorboard=tensorboard
+            )
+            _train(trainer, validation, record, task.plan, workers=workers or cpus, progress=progress)
+        if not processes.is_first:
+            return {}
+        summary = _summary(out, already=is_complete)
+    if task.dataset.ndim == 3:
+        summary["notes"] = ["objects lie in volumes, but this network works plane by plane"]
+    return summary
+
+
+class Task(NamedTuple):
+    """What is to be trained, checked."""
+
+    config: TrainConfig
+    """With the number of steps that its epochs have."""
+    dataset: Dataset
+    header: ModelHeader
+    plan: Mapping[str, Any]
+    """Settings and inputs, which a run that is continued must share."""
+    epoch_steps: int
+
+
+def _open_task(data: Location, weights: Location | None, config: TrainConfig, *, n_processes: int = 1) -> Task:
+    """Open a data set, and check that what is asked for can be trained on it."""
     dataset = open_dataset(data)
     dataset.require_labels()
     parameters = network_parameters(config, dataset)
     geometry = geometry_of(config.arch, parameters)
-    geometry.check_size("--patch-size", config.patch_size)
+    geometry.check_shape("--patch-size", _patch_shape(config, geometry))
     config.grid_points(ndim=2)
-    _check_norm(config, geometry)
+    check_batch(config.batch_size, config.accumulate, n_processes)
+    _check_norm(config, geometry, n_processes)
+    _check_validation(config, dataset)
     epoch_steps = _epoch_steps(config, geometry, dataset)
     if config.epochs:
         config = replace(config, steps=config.epochs * epoch_steps)
-    if dry_run:
-        return _dry_run(config, parameters, geometry, dataset, epoch_steps)
     plan = {
         "stage": "train",
         "settings": asdict(config),
         "inputs": {"data": fingerprint(data), "weights": fingerprint(weights) if weights else None},
     }
-    check_apart(out, [data, *([weights] if weights else [])])
-    training, validation = (open_planes(dataset, weights, validation=part) for part in (False, True))
-    chosen = choose_device(device)
-    if _is_complete(out, plan, overwrite=overwrite):
-        return _summary(out, already=True)
-    torch.manual_seed(config.seed)
-    if chosen.type == "cpu":
-        torch.set_num_threads(available_cpus())
-    precision = choose_precision(config.precision, chosen)
-    trainer = Trainer.build(config, parameters, geometry, dataset, chosen, precision, epoch_steps)
-    trainer.resume(out / "last.ckpt")
-    workers = workers or available_cpus()
+    return Task(config, dataset, _header(config, parameters, geometry, dataset, plan), plan, epoch_steps)
+
+
+def _train(
+    trainer: Trainer, validation: Sequence[Plane], record: Record, plan: Mapping[str, Any], *, workers: int,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Train from where the last checkpoint stands to the end, and write the model."""
+    config, processes, out = trainer.config, trainer.processes, record.out
+    trainer.resume(out)
+    validator = Validator(
+        processes.share(validation), trainer.dataset, trainer.header.geometry, processes.device,
+        validation_term(config.loss), _validation_metrics(config),
+    )  # fmt: skip
     try:
-        if not trainer.augment_on:  # as a checkpoint says
-            host = trainer.maker(training, "host")
-            trainer.augment_on = choose_augmentation(host, workers, trainer.seconds_per_step)
-        machine = {"device": str(chosen), "precision": precision, "augment_on": trainer.augment_on}
-        _write_run_file(out, plan, trainer.network, machine)
-        validator = Validator(validation, dataset, geometry, chosen, validation_term(config.loss), metrics)
-        record = Record(
-            out, config.steps, config.validate_every, dataset.classes, progress, has_tensorboard=tensorboard
-        )
-        trainer.fit(training, validator, record, workers=workers, progress=progress)
+        if not trainer.history.augment_on:  # as a checkpoint says
+            measured = choose_augmentation(trainer.maker("host"), workers, trainer.seconds_per_step)
+            trainer.history.augment_on = processes.from_first(measured)
+        if processes.is_first:
+            _write_run_file(out, plan, trainer)
+        trainer.fit(validator, record, workers=workers, progress=progress)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        if processes.is_first:
+            _write_results(trainer, out)
+        return
+    finally:
         record.close()
-    except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"--device {device}: out of memory with {config.batch_size} patches of {config.patch_size} pixels",
-            fix="a smaller --batch-size or --patch-size",
-        ) from error
-    header = _header(config, parameters, geometry, dataset, plan)
-    draw_curves(trainer.rows, panels_of(trainer.rows), out / "curves.png")
-    save_model(out / "model.safetensors", trainer.result.state_dict(), header)
-    summary = _summary(out, already=False)
-    if dataset.ndim == 3:
-        summary["notes"] = ["objects lie in volumes, but this network works plane by plane"]
-    return summary
+    raise _out_of_memory(trainer, out)  # here, where no error keeps alive what the step held in memory
 
 
-def _check_norm(config: TrainConfig, geometry: Geometry) -> None:
+def _write_results(trainer: Trainer, out: Path) -> None:
+    """Write the curves, then the model, with which the run is complete."""
+    draw_curves(trainer.history.rows, panels_of(trainer.history.rows), out / "curves.png")
+    best, model = out / "best.safetensors", out / "model.safetensors"
+    if trainer.config.keep == "last" or trainer.history.best is None:
+        save_model(model, trainer.result.state_dict(), trainer.header)
+        return
+    if not best.is_file():
+        raise InputError(f"{best}: is missing; expected the best model of this run", fix="--overwrite starts again")
+    write_atomically(model, best.read_bytes())
+
+
+def _out_of_memory(trainer: Trainer, out: Path) -> DeviceError:
+    """Say which patch fits, from steps with smaller ones; a run that has saved nothing is removed."""
+    config, geometry, processes = trainer.config, trainer.header.geometry, trainer.processes
+    whole = _patch_shape(config, geometry)
+    shapes = [s for s in _smaller_shapes(geometry, whole) if _is_normalized(config, geometry, s, processes.count)]
+    largest = largest_that_fits(shapes, trainer.try_patch) if processes.count == 1 else None
+    if processes.is_first and not (out / "last.ckpt").exists():
+        shutil.rmtree(out, ignore_errors=True)
+    found = f"{processes.device}: out of memory with {config.batch_size} patches of {_joined(whole, ' x ')} pixels"
+    if largest == whole:
+        return DeviceError(f"{found}; alone, a step of them fits", fix="end other programs that use this memory")
+    fits = "" if largest is None else f"; patches of {_joined(largest, ' x ')} fit"
+    less = "a smaller --patch-size" if largest is None else f"--patch-size {_joined(largest, ',')}"
+    return DeviceError(f"{found}{fits}", fix=f"{less}, or a larger --accumulate, or a smaller --batch-size")
+
+
+def _joined(shape: Sequence[int], sign: str) -> str:
+    """Spell a shape; of one with equal sides, one side."""
+    return sign.join(map(str, shape if len(set(shape)) > 1 else shape[:1]))
+
+
+def _patch_shape(config: TrainConfig, geometry: Geometry) -> tuple[int, ...]:
+    """Return the size of a patch along each axis."""
+    return (config.patch_size,) * len(geometry.axes)
+
+
+def _smaller_shapes(geometry: Geometry, shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the legal shapes up to one, smallest first, of about its proportions."""
+    steps = [(size - axis.smallest) // axis.stride for axis, size in zip(geometry.axes, shape, strict=True)]
+    n = max(1, *steps)
+    return [
+        tuple(a.smallest + a.stride * (most * i // n) for a, most in zip(geometry.axes, steps, strict=True))
+        for i in range(n + 1)
+    ]
+
+
+def _is_normalized(config: TrainConfig, geometry: Geometry, shape: Sequence[int], n_processes: int) -> bool:
+    """Tell whether there is more than one value to normalize over at the bottom of the network."""
+    together = {"batch": config.batch_size // config.accumulate // n_processes, "instance": 1}
+    bottom = (size // axis.stride for axis, size in zip(geometry.axes, shape, strict=True))
+    return together.get(config.norm, 2) * math.prod(bottom) > 1
+
+
+def _check_norm(config: TrainConfig, geometry: Geometry, n_processes: int) -> None:
     """Refuse a normalization over one value: batch and instance normalization have no gradient there."""
-    bottom = (config.patch_size // geometry.stride) ** 2 * (config.batch_size if config.norm == "batch" else 1)
-    if config.norm in ("batch", "instance") and bottom == 1:
+    if not _is_normalized(config, geometry, _patch_shape(config, geometry), n_processes):
         raise ConfigError(
             f"--norm {config.norm} with --patch-size {config.patch_size}: one value is left to normalize over at the "
             "bottom of the network; expected more",
@@ -152,9 +244,30 @@ def _check_norm(config: TrainConfig, geometry: Geometry) -> None:
         )
 
 
+def _validation_metrics(config: TrainConfig) -> list[str]:
+    """Return the scores of whole planes that are asked for."""
+    return [] if config.validate_metrics is None else parse_names("--validate-metrics", config.validate_metrics)
+
+
+def _check_validation(config: TrainConfig, dataset: Dataset) -> None:
+    """Refuse settings that ask for scores of a data set without a validation part."""
+    asked = [
+        *([f"--validate-metrics {config.validate_metrics}"] if _validation_metrics(config) else []),
+        *([f"--patience {config.patience}"] if config.patience else []),
+        *(["--keep best"] if config.keep == "best" else []),
+    ]
+    if asked and not any(True for _ in dataset.planes(validation=True)):
+        raise ConfigError(
+            f"{' and '.join(asked)}: {dataset.store.path} has no validation part to score models on",
+            fix="unetcli prep ... --split 0.2",
+        )
+
+
 def _epoch_steps(config: TrainConfig, geometry: Geometry, dataset: Dataset) -> int:
     pixels = sum(math.prod(image.level.shape[3:]) for image, _, _ in dataset.planes(validation=False))
-    return steps_of_epoch(pixels, (config.patch_size - 2 * geometry.margin) ** 2, config.batch_size)
+    shape = _patch_shape(config, geometry)
+    output = math.prod(size - 2 * axis.margin for axis, size in zip(geometry.axes, shape, strict=True))
+    return steps_of_epoch(pixels, output, config.batch_size)
 
 
 def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
@@ -183,21 +296,19 @@ def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _dry_run(
-    config: TrainConfig, parameters: Mapping[str, Any], geometry: Geometry, dataset: Dataset, epoch_steps: int
-) -> dict[str, Any]:
+def _dry_run(task: Task) -> dict[str, Any]:
     """Say what would be trained."""
-    network = build_model(config.arch, parameters)
-    output = config.patch_size - 2 * geometry.margin
+    config, dataset, geometry = task.config, task.dataset, task.header.geometry
+    network = build_model(config.arch, task.header.parameters)
+    output = config.patch_size - 2 * geometry.axes[-1].margin
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "patch": f"{config.patch_size} pixels in, {output} out, {config.batch_size} in a step",
-        "geometry": f"stride {geometry.stride}, halo {geometry.halo}, inputs {geometry.stride}*k + "
-        f"{geometry.smallest % geometry.stride}",
+        "geometry": geometry.describe(),
         "training_planes": sum(1 for _ in dataset.planes(validation=False)),
         "validation_planes": sum(1 for _ in dataset.planes(validation=True)),
         "steps": config.steps,
-        "epoch": f"{epoch_steps} steps, which show as many pixels as there are",
+        "epoch": f"{task.epoch_steps} steps, which show as many pixels as there are",
     }
 
 
@@ -216,7 +327,7 @@ def _is_complete(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool
     return (out / "model.safetensors").exists()
 
 
-def _write_run_file(out: Path, plan: Mapping[str, Any], network: nn.Module, machine: Mapping[str, str]) -> None:
+def _write_run_file(out: Path, plan: Mapping[str, Any], trainer: Trainer) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -230,8 +341,9 @@ def _write_run_file(out: Path, plan: Mapping[str, Any], network: nn.Module, mach
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
-        **machine,
-        "parameters": sum(p.numel() for p in network.parameters()),
+        **trainer.machine,
+        "augment_on": trainer.history.augment_on,
+        "parameters": sum(p.numel() for p in trainer.network.parameters()),
         "fingerprint": plan,
     }
     write_atomically(out / "run.json", json.dumps(content, indent=1))

@@ -45,6 +45,10 @@ class Patches(NamedTuple):
     weights: Tensor
     """(n, y, x) float32, weight map."""
 
+    def split(self, n_parts: int) -> list[Patches]:
+        """Cut a batch into parts of the same number of patches."""
+        return [Patches(*parts) for parts in zip(*(part.chunk(n_parts) for part in self), strict=True)]
+
 
 def open_planes(dataset: Dataset, weights: Location | None, *, validation: bool) -> list[Plane]:
     """Return the planes to train on or to validate on; the pixels of a small data set are kept in memory."""
@@ -101,6 +105,8 @@ class BatchMaker:
         Where batches are needed.
     augment_on
         ``host``: threads make whole patches. ``device``: threads only read the pixels that patches show.
+    rank, count
+        Number of this process, and how many share the batch of a step: each makes its own part.
     """
 
     planes: Sequence[Plane]
@@ -109,14 +115,23 @@ class BatchMaker:
     margin: int
     device: torch.device
     augment_on: str
+    rank: int = 0
+    count: int = 1
+
+    def numbers(self, step: int) -> range:
+        """Return the numbers of the samples of this process in a step."""
+        n = self.config.batch_size // self.count
+        first = step * self.config.batch_size + self.rank * n
+        return range(first, first + n)
+
+    def samples(self, step: int) -> list[Sample]:
+        """Draw the samples of this process in a step."""
+        config = self.config
+        return [draw_sample(self.planes, config, config.seed, k, config.patch_size, ndim=2) for k in self.numbers(step)]
 
     def make(self, step: int) -> Patches | Blocks:
         """Do the host's part of a batch; called by threads."""
-        config, n = self.config, self.config.batch_size
-        samples = [
-            draw_sample(self.planes, config, config.seed, k, config.patch_size, ndim=2)
-            for k in range(step * n, (step + 1) * n)
-        ]
+        samples = self.samples(step)
         made = self._blocks(samples) if self.augment_on == "device" else self._patches(samples)
         if self.device.type == "cuda":  # so that the host need not wait while it is copied
             made = type(made)(*(part.pin_memory() for part in made))

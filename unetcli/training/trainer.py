@@ -2,223 +2,334 @@
 
 from __future__ import annotations
 
-import logging
 import math
+import operator
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn, optim
 
 from unetcli.config import TrainConfig
-from unetcli.errors import ConfigError, Unfinished
+from unetcli.errors import Unfinished
 from unetcli.image.dataset import Dataset
 from unetcli.image.streaming import Progress
 from unetcli.models import build_model
-from unetcli.models.checkpoint import load_checkpoint, save_checkpoint
-from unetcli.models.geometry import Geometry
-from unetcli.models.losses import LOSSES, loss
+from unetcli.models.checkpoint import ModelHeader, load_checkpoint, save_checkpoint, save_model
+from unetcli.models.device import LAYOUTS, choose_layout, pays_to_compile
+from unetcli.models.losses import LOSSES, counts, loss
 from unetcli.training.batches import BatchMaker, Patches, Plane, ahead
+from unetcli.training.faults import not_finite
 from unetcli.training.optimization import AveragedNetwork, make_optimizer, make_scheduler
+from unetcli.training.processes import Processes
 from unetcli.training.record import Record, Row
-from unetcli.training.validation import Validator
+from unetcli.training.validation import Sums, Validator
 
 LOSSES_AHEAD = {"cpu": 1, "cuda": 8}
 """Steps that are begun before their losses are looked at: to look at one is to wait for the device."""
+LOWER_IS_BETTER = ("validation_loss", "validation_pixel_error")
+
+
+@dataclass
+class History:
+    """Where a training stands: what a checkpoint holds beside parameters and the state of the optimizer."""
+
+    step: int = 0
+    rows: list[Row] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # of the steps since the last validation
+    timing: list[Row] = field(default_factory=list)
+    waited: float = 0.0  # seconds for data, since the last validation
+    worked: float = 0.0  # and for all else in the steps
+    augment_on: str = ""  # empty until it is chosen
+    best: float | None = None  # score
+    stale: int = 0  # validations since the best one
 
 
 @dataclass
 class Trainer:
-    """A network in training: the loop, written out."""
+    """A network in training: the loop, written out.
+
+    Parameters
+    ----------
+    config
+        Settings.
+    header
+        Of the model files that are written; says how to build the network.
+    dataset, training
+        A data set, and its planes to learn from.
+    processes
+        That train together.
+    network
+        Holds the parameters, by the names that model files have.
+    passes
+        The network as passes forward and backward go through it: in mixed precision, compiled, and such that the
+        gradients are the mean over the processes.
+    average
+        Of the parameters, where one is kept.
+    """
 
     config: TrainConfig
-    geometry: Geometry
+    header: ModelHeader
     dataset: Dataset
-    fabric: Fabric
+    training: Sequence[Plane]
+    processes: Processes
     network: nn.Module
+    passes: nn.Module
     optimizer: Any
     scheduler: optim.lr_scheduler.LRScheduler
     average: AveragedNetwork | None
-    rows: list[Row]
-    losses: list[float]
-    timing: list[Row]
-    step: int = 0
-    waited: float = 0.0  # seconds for data, since the last validation
-    worked: float = 0.0  # and for all else in the steps
-    augment_on: str = ""  # empty until it is chosen
-    unread: list[Tensor] = field(default_factory=list)  # losses that the device may not have computed yet
+    machine: dict[str, Any]
+    history: History = field(default_factory=History)
+    unread: list[tuple[int, Tensor]] = field(default_factory=list)  # losses that may not have been computed yet
 
     @classmethod
     def build(
         cls,
         config: TrainConfig,
-        parameters: Mapping[str, Any],
-        geometry: Geometry,
+        header: ModelHeader,
         dataset: Dataset,
-        device: torch.device,
-        precision: str,
+        training: Sequence[Plane],
+        processes: Processes,
         epoch_steps: int,
     ) -> Trainer:
         """Set up network, optimizer and schedule on a device."""
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the device was said already
-        fabric = Fabric(
-            accelerator=device.type,
-            devices=[device.index or 0] if device.type == "cuda" else 1,
-            precision="bf16-mixed" if precision == "bfloat16" else "32-true",
-        )
-        network = build_model(config.arch, parameters).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        device = processes.device
+        layout = choose_layout(device, processes.precision, config.norm)
+        compiled = config.compile == "on" or (config.compile == "auto" and pays_to_compile(device))
+        torch.manual_seed(config.seed)
+        network = build_model(header.arch, header.parameters)
+        if processes.count > 1 and device.type == "cuda":
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        network.to(device, memory_format=LAYOUTS[layout, header.parameters["ndim"]])  # type: ignore[call-overload]
+        average = AveragedNetwork(network, config.ema) if config.ema else None
         optimizer = make_optimizer(network, config)
         scheduler = make_scheduler(optimizer, config, epoch_steps)
-        network, optimizer = fabric.setup(network, optimizer)
-        average = AveragedNetwork(network.module, config.ema) if config.ema else None
-        return cls(config, geometry, dataset, fabric, network, optimizer, scheduler, average, [], [], [])
+        passes, optimizer = processes.setup(network, optimizer, compiled=compiled)
+        machine = {
+            "device": str(device), "processes": processes.count, "precision": processes.precision,
+            "layout": layout, "compiled": compiled,
+        }  # fmt: skip
+        if config.norm == "batch":  # CUDA devices share their statistics
+            shared = processes.count if device.type == "cpu" else 1
+            machine["batch_statistics"] = f"of {config.batch_size // config.accumulate // shared} patches"
+        return cls(
+            config, header, dataset, training, processes, network, passes, optimizer, scheduler, average, machine
+        )
 
     @property
     def result(self) -> nn.Module:
         """The network that is validated and saved."""
         return self.average.network if self.average else self.network
 
-    def fit(
-        self,
-        training: Sequence[Plane],
-        validator: Validator,
-        record: Record,
-        *,
-        workers: int,
-        progress: Progress,
-    ) -> None:
-        """Train up to the last step; validate, and save a checkpoint, every so many steps."""
-        config = self.config
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last step is done, or `patience` validations have brought nothing better."""
+        patience = self.config.patience
+        return self.history.step >= self.config.steps or (patience > 0 and self.history.stale >= patience)
+
+    def maker(self, augment_on: str) -> BatchMaker:
+        """Return what makes the batches, augmented on the ``host`` or on the ``device``."""
+        processes, margin = self.processes, self.header.geometry.axes[-1].margin
+        return BatchMaker(
+            self.training, self.config, self.dataset, margin, processes.device, augment_on,
+            rank=processes.rank, count=processes.count,
+        )  # fmt: skip
+
+    def fit(self, validator: Validator, record: Record, *, workers: int, progress: Progress) -> None:
+        """Train up to the last step; save a checkpoint, and validate, every so many steps.
+
+        A step that is due for validation is saved before it is validated: whatever ends a long validation, the
+        next call goes on with it.
+        """
+        history, maker = self.history, self.maker(self.history.augment_on)
+        self._validate_if_due(validator, record)
         self.network.train()
-        maker = self.maker(training, self.augment_on)
-        depth = max(workers, LOSSES_AHEAD[self.fabric.device.type]) + 1
+        steps = range(history.step, history.step if self.is_finished else self.config.steps)
+        depth = max(workers, LOSSES_AHEAD[self.processes.device.type]) + 1
         asked = time.perf_counter()
-        for made in ahead(maker.make, range(self.step, config.steps), workers=workers, depth=depth):
+        for made in ahead(maker.make, steps, workers=workers, depth=depth):
             given = time.perf_counter()
-            self._train_on(maker.place(made))
-            validate = self.step % config.validate_every == 0 or self.step == config.steps
-            if validate or len(self.unread) >= LOSSES_AHEAD[self.fabric.device.type]:
-                self._read_losses()
-            self.waited, self.worked = self.waited + given - asked, self.worked + time.perf_counter() - given
-            if validate:
-                self._note_times()
-                self._validate(validator, record)
-                self.save(record.out / "last.ckpt")
-            try:
-                progress(self.step, config.steps)
-            except (Unfinished, KeyboardInterrupt):
-                self._read_losses()
-                self.save(record.out / "last.ckpt")
-                raise
+            self.train_on(maker.place(made))
+            history.waited += given - asked
+            history.worked += time.perf_counter() - given
+            self._validate_if_due(validator, record)
+            self._stop_if_asked(progress, record.out)
+            if self.is_finished:
+                break
             asked = time.perf_counter()
 
-    def maker(self, planes: Sequence[Plane], augment_on: str) -> BatchMaker:
-        """Return what makes the batches, augmented on the ``host`` or on the ``device``."""
-        return BatchMaker(planes, self.config, self.dataset, self.geometry.margin, self.fabric.device, augment_on)
+    def train_on(self, batch: Patches) -> None:
+        """Take one step of optimization.
 
-    def _train_on(self, batch: Patches) -> None:
+        The loss is that of the whole step, for any number of parts and processes: its totals are divided by the
+        counts of all of them. Random numbers of the network (dropout) are a function of seed, step and process.
+        """
+        config, processes = self.config, self.processes
+        seed = np.random.SeedSequence([config.seed, self.history.step, processes.rank])
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(batch)
-        self.fabric.backward(loss)
-        if self.config.clip_norm:  # of a gradient that is not finite, the next loss tells
-            self.fabric.clip_gradients(
-                self.network, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
+        divisors = processes.sum(counts(LOSSES[config.loss], batch.weights))
+        parts = batch.split(config.accumulate)
+        losses: list[Tensor] = []
+        for part in parts:
+            with processes.without_sum(self.passes, enabled=len(losses) < len(parts) - 1):
+                part_loss = self._loss(part, divisors)
+                processes.fabric.backward(part_loss * processes.count)  # gradients are the mean over processes
+            losses.append(part_loss.detach())
+        self.unread.append((self.history.step + 1, torch.stack(losses).sum()))
+        if len(self.unread) >= LOSSES_AHEAD[processes.device.type]:  # before the parameters change
+            self._read_losses()
+        if config.clip_norm:  # of a gradient that is not finite, the next loss tells
+            processes.fabric.clip_gradients(
+                self.passes, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
             )
         self.optimizer.step()
         self.scheduler.step()
         if self.average:
             self.average.update(self.network)
-        self.step += 1
-        self.unread.append(loss.detach())
+        self.history.step += 1
 
-    def _loss(self, batch: Patches) -> Tensor:
-        return loss(LOSSES[self.config.loss], self.network(batch.image), batch.target, batch.weights)
+    def try_patch(self, shape: Sequence[int]) -> None:
+        """Take a step with patches of some shape, to see whether memory suffices; it spoils the parameters."""
+        n, device = self.config.batch_size // self.processes.count, self.processes.device
+        output = (n, *(size - 2 * a.margin for a, size in zip(self.header.geometry.axes, shape, strict=True)))
+        self.unread = []
+        self.train_on(
+            Patches(
+                torch.rand(n, self.header.channels, *shape, device=device),
+                torch.zeros(output, dtype=torch.int64, device=device),
+                torch.ones(output, device=device),
+            )
+        )
+
+    def _loss(self, part: Patches, divisors: Tensor | None = None) -> Tensor:
+        return loss(LOSSES[self.config.loss], self.passes(part.image), part.target, part.weights, divisors)
 
     def _read_losses(self) -> None:
         """Wait for the device; refuse to go on, and to save anything, after a loss that is not finite."""
-        values = torch.stack(self.unread).tolist() if self.unread else []
+        if not self.unread:
+            return
+        steps, losses = zip(*self.unread, strict=True)
         self.unread = []
-        for step, value in enumerate(values, self.step - len(values) + 1):
+        values = self.processes.sum(torch.stack(losses)).tolist()
+        for step, value in zip(steps, values, strict=True):
             if not math.isfinite(value):
-                raise ConfigError(
-                    f"the loss is {value} at step {step}; training can not go on",
-                    fix=f"a smaller --learning-rate than {self.config.learning_rate:g}, with --overwrite",
-                )
-        self.losses += values
+                raise not_finite(value, step, self.maker(self.history.augment_on), self.network, self.processes)
+        self.history.losses += values
+
+    def _stop_if_asked(self, progress: Progress, out: Path) -> None:
+        """Show progress; if it asks one of the processes to stop, all save this step and stop."""
+        history, stop = self.history, None
+        try:
+            progress(history.step, self.config.steps)
+        except (Unfinished, KeyboardInterrupt) as asked:
+            stop = asked
+        if self.processes.any(stop is not None):
+            self._read_losses()
+            self.save(out)
+            raise stop or Unfinished(
+                f"stopped with another process after {history.step} of {self.config.steps}; the work so far is saved",
+                fix="run the same command again: it continues",
+            )
+
+    def _validate_if_due(self, validator: Validator, record: Record) -> None:
+        """Save, and add a row to the metrics; a row that is there already is not made again."""
+        history, config = self.history, self.config
+        is_due = history.step > 0 and (history.step % config.validate_every == 0 or history.step == config.steps)
+        if not is_due or (history.rows and history.rows[-1]["step"] == history.step):
+            return
+        self._read_losses()
+        self._note_times()
+        self.save(record.out)
+        start = time.perf_counter()
+        row: Row = {
+            "step": history.step,
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "loss": float(np.mean(history.losses)),
+        }
+        losses, history.losses = history.losses, []
+        sums = self._measure(validator)
+        row |= validator.row(sums)
+        history.rows.append(row)
+        history.timing[-1]["validation_seconds"] = time.perf_counter() - start
+        self._keep_best(row.get(config.best_by), record.out)
+        if self.processes.is_first:
+            record.add(history.rows, history.timing, losses, partial(validator.pictures, self.result, sums))
+
+    def _measure(self, validator: Validator) -> Sums:
+        """Validate, each process its share of the planes; return what all of them together give."""
+        self.processes.same_buffers(self.result)
+        with self.processes.fabric.autocast():
+            parts = self.processes.gather(validator.measure(self.result))
+        return reduce(operator.add, parts)
+
+    def _keep_best(self, score: float | None, out: Path) -> None:
+        """Write the model if it is the best so far."""
+        history, sign = self.history, -1 if self.config.best_by in LOWER_IS_BETTER else 1
+        if score is None:
+            return
+        if history.best is not None and not sign * score > sign * history.best:
+            history.stale += 1
+            return
+        history.best, history.stale = score, 0
+        if self.processes.is_first:
+            save_model(out / "best.safetensors", self.result.state_dict(), self.header)
+
+    def _note_times(self) -> None:
+        """Add a row to the times: they differ from run to run, so they are kept apart from the metrics."""
+        history = self.history
+        seconds = history.waited + history.worked
+        if seconds:
+            history.timing.append({
+                "step": history.step, "seconds": seconds, "data_wait": history.waited / seconds
+            })  # fmt: skip
+            history.waited = history.worked = 0.0
 
     def seconds_per_step(self, batch: Patches) -> float:
         """Measure passes forward and backward on a CUDA device; leave everything as it was."""
-        n, start = 8, 0.0
+        n, start, device = 8, 0.0, self.processes.device
         before = {name: value.clone() for name, value in self.network.state_dict().items()}
         self.network.train()
-        with torch.random.fork_rng(devices=[self.fabric.device]):
-            for k in range(2 * n):
-                if k == n:  # what came before was to get ready
-                    torch.cuda.synchronize(self.fabric.device)
-                    start = time.perf_counter()
-                self.fabric.backward(self._loss(batch))
-            torch.cuda.synchronize(self.fabric.device)
+        for k in range(2 * n):
+            if k == n:  # what came before was to get ready
+                torch.cuda.synchronize(device)
+                start = time.perf_counter()
+            for part in batch.split(self.config.accumulate):
+                self.processes.fabric.backward(self._loss(part))
+        torch.cuda.synchronize(device)
         seconds = time.perf_counter() - start
         self.optimizer.zero_grad(set_to_none=True)
         self.network.load_state_dict(before)
         return seconds / n
 
-    def _validate(self, validator: Validator, record: Record) -> None:
-        """Add a row to the metrics."""
-        start = time.perf_counter()
-        row: Row = {
-            "step": self.step,
-            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
-            "loss": float(np.mean(self.losses)),
-        }
-        with self.fabric.autocast():
-            sums = validator.measure(self.result)
-        self.rows.append(row | validator.row(sums))
-        self.timing[-1]["validation_seconds"] = time.perf_counter() - start
-        record.add(self.rows, self.timing, self.losses, partial(validator.pictures, self.result, sums))
-        self.losses = []
-
-    def _note_times(self) -> None:
-        """Add a row to the times: they differ from run to run, so they are kept apart from the metrics."""
-        seconds = self.waited + self.worked
-        self.timing.append({"step": self.step, "seconds": seconds, "data_wait": self.waited / seconds})
-        self.waited = self.worked = 0.0
-
-    def save(self, path: Path) -> None:
+    def save(self, out: Path) -> None:
         """Write everything that training needs to go on."""
+        if not self.processes.is_first:
+            return
         state = {
-            "step": self.step,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "average": self.average.state_dict() if self.average else None,
-            "rows": self.rows,
-            "losses": self.losses,
-            "timing": self.timing,
-            "waited": self.waited,
-            "worked": self.worked,
-            "augment_on": self.augment_on,
-            "random_state": torch.get_rng_state(),
+            "history": asdict(self.history),
         }
-        save_checkpoint(path, state)
+        save_checkpoint(out / "last.ckpt", state)
 
-    def resume(self, path: Path) -> None:
-        """Go on from a checkpoint, if there is one."""
-        if not path.exists():
+    def resume(self, out: Path) -> None:
+        """Go on from a checkpoint, if there is one: all processes from that of the first one."""
+        path = out / "last.ckpt"
+        read = load_checkpoint(path) if self.processes.is_first and path.exists() else None
+        state = self.processes.from_first(read)
+        if state is None:
             return
-        state = load_checkpoint(path)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if self.average:
             self.average.load_state_dict(state["average"])
-        self.step, self.rows, self.losses = state["step"], state["rows"], state["losses"]
-        self.timing, self.waited, self.worked = state["timing"], state["waited"], state["worked"]
-        self.augment_on = state["augment_on"]
-        torch.set_rng_state(state["random_state"])
+        self.history = History(**state["history"])

@@ -228,15 +228,14 @@ class Validator:
     def _predict(self, network: nn.Module, example: Example, core: Box) -> NDArray[np.float32]:
         """Return the probabilities (classes, z, y, x) of a core."""
         mean, std = self.dataset.normalization()
-        halo, extent = self.geometry.halo, core.shape[3:]
+        extent, step = core.shape[3:], (VALIDATION_TILE,) * 2
         block = core
-        for axis, n in zip((3, 4), extent, strict=True):
-            first = core.start[axis] - halo
-            block = block.replace(axis, first, first + read_extent(self.geometry, n, VALIDATION_TILE))
+        for axis, n in zip((3, 4), read_extent(self.geometry, extent, step), strict=True):
+            first = core.start[axis] - self.geometry.axes[-1].halo
+            block = block.replace(axis, first, first + n)
         pixels = read_mirrored(example.image, block)[0, :, 0]
         image = torch.from_numpy((pixels.astype(np.float32) - mean[:, None, None]) / std[:, None, None])
-        core_yx = (extent[0], extent[1])
-        result = predict_core(network, self.geometry, image.to(self.device), core_yx, VALIDATION_TILE)
+        result = predict_core(network, self.geometry, image.to(self.device), extent, step)
         return result.cpu().numpy()[:, None]
 
     def _loss(self, probabilities: NDArray[np.float32], truth: Truth) -> NDArray[np.float64]:
@@ -247,13 +246,14 @@ class Validator:
 
     def pictures(self, network: nn.Module, sums: Sums) -> list[Prediction]:
         """Predict again what a sheet shows: of the worst, the middle, the best and the first slice, the worst tile."""
-        ranked = sorted(sums.slices, key=lambda name: (sums.slices[name].iou, name))
+        found = {example.name: example for example, _, _ in self.planes}  # of several processes, each has its own
+        here = [name for name in sums.slices if name[0] in found]
+        ranked = sorted(here, key=lambda name: (sums.slices[name].iou, name))
         if not ranked:
             return []
         ranks: dict[SliceName, str] = {}
         for name, rank in zip((ranked[0], ranked[-1], ranked[len(ranked) // 2], min(ranked)), RANKS, strict=True):
             ranks.setdefault(name, rank)
-        found = {example.name: example for example, _, _ in self.planes}
         with _evaluating(network):
             return [
                 self._picture(network, found[name[0]], name, sums.slices[name], rank) for name, rank in ranks.items()
