@@ -245,6 +245,7 @@ def train(
     list_archs: Annotated[  # noqa: ARG001 - ends before the command runs
         bool, Option("--list-archs", help="Print a table of the architectures.", is_eager=True, callback=_list_archs)
     ] = False,
+    tensorboard: Annotated[bool, Option(help="Write events for TensorBoard, where that is installed.")] = True,
     list_presets: Annotated[  # noqa: ARG001 - its callback ends the program
         bool,
         Option("--list-presets", help="Print in what the presets differ.", is_eager=True, callback=_list_presets),
@@ -260,7 +261,16 @@ def train(
     from unetcli.stages import train as stage
 
     with _progress("train", common) as progress:
-        return stage.run(data, out, config, weights=weights, device=device, **_passed(common), progress=progress)
+        return stage.run(
+            data,
+            out,
+            config,
+            weights=weights,
+            device=device,
+            tensorboard=tensorboard,
+            **_passed(common),
+            progress=progress,
+        )
 
 
 @command(PredictConfig, "tile-predict")

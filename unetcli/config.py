@@ -454,6 +454,10 @@ class TrainConfig(DeformConfig):
         choices=("auto", "on", "off"),
     )  # fmt: skip
     validate_every: int = setting(500, "Steps between validations and checkpoints.", minimum=1)
+    validate_metrics: str | None = setting(
+        None, "Also score validation planes by metrics of evaluate, separated by commas: v_rand,warping_error. Each "
+        "plane is then held in memory. [default: pixel_error, iou and dice only]",
+    )  # fmt: skip
     patience: int = setting(
         0, "Stop after so many validations without a better score; 0: train to the last step.", minimum=0
     )

@@ -41,6 +41,7 @@ def rows_of(run, name="metrics.csv"):
 def test_files_of_a_run(trained):
     assert {p.name for p in trained.iterdir()} == {
         "model.safetensors", "best.safetensors", "last.ckpt", "metrics.csv", "timing.csv", "curves.png", "run.json",
+        "validation", "tensorboard",
     }  # fmt: skip
     rows = rows_of(trained)
     assert [row["step"] for row in rows] == [2, 4, 6]

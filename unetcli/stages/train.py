@@ -26,11 +26,11 @@ from unetcli.image.new_store import check_apart
 from unetcli.image.source import sizes_text
 from unetcli.image.streaming import Progress, silent
 from unetcli.launch import read_launch
+from unetcli.metrics.scores import parse_names
 from unetcli.models import build_model
 from unetcli.models.checkpoint import ModelHeader, save_model
 from unetcli.models.device import choose_device, choose_precision
 from unetcli.models.geometry import Geometry, geometry_of
-from unetcli.models.losses import LOSSES
 from unetcli.report.curves import draw_curves
 from unetcli.sampling import Plane
 from unetcli.training.batches import choose_augmentation, host_only
@@ -38,10 +38,10 @@ from unetcli.training.memory import is_out_of_memory, largest_that_fits
 from unetcli.training.optimization import steps_of_epoch
 from unetcli.training.places import Places, mirrored_note, open_planes
 from unetcli.training.processes import Processes, allotted_cpus, check_batch, device_name
-from unetcli.training.record import read_rows
+from unetcli.training.record import Record, panels_of, read_rows
 from unetcli.training.resizing import Resolution, resolutions
 from unetcli.training.trainer import Trainer
-from unetcli.training.validation import Validator
+from unetcli.training.validation import Validator, validation_term
 
 
 def run(
@@ -54,6 +54,7 @@ def run(
     overwrite: bool = False,
     dry_run: bool = False,
     workers: int | None = None,
+    tensorboard: bool = True,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Train a network on a data set; called again, go on where the last checkpoint stands.
@@ -64,7 +65,7 @@ def run(
         A data set with labels.
     out
         Folder of the run: ``model.safetensors``, ``best.safetensors``, ``last.ckpt``, ``metrics.csv``, ``timing.csv``,
-        ``curves.png``, ``run.json``.
+        ``curves.png``, ``validation/``, ``tensorboard/``, ``run.json``.
     config
         Settings, of a preset or changed from one.
     weights
@@ -75,6 +76,8 @@ def run(
         Start again from nothing.
     workers
         Threads that prepare patches, of each process.
+    tensorboard
+        Whether to write events for TensorBoard, where that is installed.
     progress
         Called after each step.
 
@@ -105,7 +108,11 @@ def run(
         is_complete = processes.is_first and _is_complete(out, task.plan, overwrite=overwrite)
         if not processes.from_first(is_complete):
             trainer = Trainer.build(task.config, task.header, task.dataset, places, processes, task.epoch_steps)
-            _train(trainer, validation, out, task.plan, workers=workers, progress=progress)
+            config, classes = task.config, task.header.classes
+            record = Record(
+                out, config.steps, config.validate_every, classes, progress, config.best_by, has_tensorboard=tensorboard
+            )
+            _train(trainer, validation, record, task.plan, workers=workers, progress=progress)
         if not processes.is_first:
             return {}
         summary = _summary(out, already=is_complete)
@@ -156,23 +163,23 @@ def _open_task(data: Location, weights: Location | None, config: TrainConfig, *,
 
 
 def _train(
-    trainer: Trainer, validation: Sequence[Plane], out: Path, plan: Mapping[str, Any], *, workers: int,
+    trainer: Trainer, validation: Sequence[Plane], record: Record, plan: Mapping[str, Any], *, workers: int,
     progress: Progress,
 ) -> None:  # fmt: skip
     """Train from where the last checkpoint stands to the end, and write the model."""
-    config, processes, dataset = trainer.config, trainer.processes, trainer.dataset
+    config, processes, out = trainer.config, trainer.processes, record.out
     trainer.resume(out)
-    # Of two probabilities, the cross-entropy is that of a sigmoid.
-    terms = LOSSES["weighted-cross-entropy" if config.loss == "bce" else config.loss]
-    planes = processes.share(validation)
-    validator = Validator(planes, dataset, trainer.header.geometry, processes.device, terms)
+    validator = Validator(
+        processes.share(validation), trainer.dataset, trainer.header.geometry, processes.device,
+        validation_term(config.loss), _validation_metrics(config),
+    )  # fmt: skip
     try:
         if not trainer.history.augment_on:  # as a checkpoint says
             measured = choose_augmentation(trainer.maker("host"), workers, trainer.seconds_per_step)
             trainer.history.augment_on = processes.from_first(measured)
         if processes.is_first:
             _write_run_file(out, plan, trainer)
-        trainer.fit(validator, out, workers=workers, progress=progress)
+        trainer.fit(validator, record, workers=workers, progress=progress)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -180,12 +187,14 @@ def _train(
         if processes.is_first:
             _write_results(trainer, out)
         return
+    finally:
+        record.close()
     raise _out_of_memory(trainer, out)  # here, where no error keeps alive what the step held in memory
 
 
 def _write_results(trainer: Trainer, out: Path) -> None:
     """Write the curves, then the model, with which the run is complete."""
-    draw_curves(trainer.history.rows, out / "curves.png")
+    draw_curves(trainer.history.rows, panels_of(trainer.history.rows), out / "curves.png")
     best, model = out / "best.safetensors", out / "model.safetensors"
     if trainer.config.keep == "last" or trainer.history.best is None:
         save_model(model, trainer.result.state_dict(), trainer.header)
@@ -243,9 +252,15 @@ def _check_norm(config: TrainConfig, geometry: Geometry, shape: Sequence[int], n
         )
 
 
+def _validation_metrics(config: TrainConfig) -> list[str]:
+    """Return the scores of whole planes that are asked for."""
+    return [] if config.validate_metrics is None else parse_names("--validate-metrics", config.validate_metrics)
+
+
 def _check_validation(config: TrainConfig, dataset: Dataset) -> None:
     """Refuse settings that ask for scores of a data set without a validation part."""
     asked = [
+        *([f"--validate-metrics {config.validate_metrics}"] if _validation_metrics(config) else []),
         *([f"--patience {config.patience}"] if config.patience else []),
         *(["--keep best"] if config.keep == "best" else []),
     ]
