@@ -40,7 +40,7 @@ def make_data(folder, n_planes, split, image=None, labels=None):
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory):
     """Return a volume, with its last planes for validation, and its weights."""
-    return make_data(tmp_path_factory.mktemp("volume"), 24, "16-23")
+    return make_data(tmp_path_factory.mktemp("volume"), "16-23", *cells((24, 48, 52), 3))
 
 
 def rows_of(run):
@@ -80,7 +80,7 @@ def test_validation_of_volumes_is_the_same_in_any_tiles(volume, tmp_path, monkey
 
 
 def test_a_thin_volume_is_mirrored_and_said(tmp_path):
-    data, _ = make_data(tmp_path, 5, None)
+    data, _ = make_data(tmp_path, None, *cells((5, 48, 52), 3))
     (note,) = train.run(data, tmp_path / "run", TINY, device="cpu")["notes"]
     assert "smaller than a patch of 8x16x16 pixels" in note
 
@@ -88,13 +88,12 @@ def test_a_thin_volume_is_mirrored_and_said(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("made", ["drawn", "real"])
 def test_volumes_are_learnt(tmp_path, made):
-    if made == "drawn":
-        data, maps = make_data(tmp_path, 32, "24-31")
-    else:
+    split, (image, labels) = "24-31", cells((32, 48, 52), 3)
+    if made == "real":
         if not REAL.exists():
             pytest.skip(f"{REAL} is missing")
-        image, labels = (tifffile.imread(REAL / name) for name in ("img3d.tif", "mask3d.tif"))
-        data, maps = make_data(tmp_path, 31, "24-30", image, labels)
+        split, (image, labels) = "24-30", (tifffile.imread(REAL / name) for name in ("img3d.tif", "mask3d.tif"))
+    data, maps = make_data(tmp_path, split, image, labels)
     config = TrainConfig(
         ndim=3, features="8,16", patch_size="16,32,32", batch_size=2, steps=150, validate_every=50, learning_rate=0.01,
         elastic=2.0, sampling="foreground",
