@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 class ShowsRows(Protocol):
     """A progress that also shows rows of a table."""
 
-    def show_row(self, row: Mapping[str, float], *, is_best: bool, seconds_left: float) -> None:
-        """Show a row, and how much time is left."""
+    def show_row(self, row: Mapping[str, float], total: int, *, is_best: bool, seconds_left: float) -> None:
+        """Show a row of the last of so many steps, and how much time is left."""
 
 
 def seconds_until_stop(wish: str) -> float:
@@ -157,31 +157,32 @@ class Progress:
         self.longest = max(self.longest, took) if self.calls > 2 else took
         return now + SPARE * self.longest > self.deadline
 
-    def show_row(self, row: Mapping[str, float], *, is_best: bool, seconds_left: float) -> None:
+    def show_row(self, row: Mapping[str, float], total: int, *, is_best: bool, seconds_left: float) -> None:
         """Show a row of a table, and how much time is left.
 
         Parameters
         ----------
         row
             Values by name; ``step`` first.
+        total
+            Number of steps.
         is_best
             Whether it is the best so far.
         seconds_left
             Until the last step, with all that comes in between.
         """
-        total, step = self.last[1], int(row["step"])
+        step = int(row["step"])
         self.left, self.shown = (step, seconds_left), time.monotonic()
         if self.style == "bar":
             self.screen = self.screen or Screen(self.command)
             self.screen.add(row, is_best=is_best)
         elif self.style == "json":
-            entry = {"event": "validation", "command": self.command, **row, "step": step}
+            entry = {"event": "validation", "command": self.command, **row, "step": step, "total": total}
             _print_json({**entry, "is_best": is_best, "seconds_left": round(seconds_left, 1)})
         elif self.style == "lines":
             values = [f"{_spoken(name)} {value:.4g}" for name, value in row.items() if name not in UNSPOKEN]
             values.append(f"{row['steps_per_second']:.3g} steps/s, {_minutes(seconds_left)}")
-            of = f" of {total}" if total else ""
-            print(f"step {step}{of}: {', '.join(values)}", file=sys.stderr, flush=True)
+            print(f"step {step} of {total}: {', '.join(values)}", file=sys.stderr, flush=True)
 
     def _time_left(self, rate: float) -> str:
         """Say how much time is left: in proportion to what was told, else at the rate so far."""

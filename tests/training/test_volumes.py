@@ -19,7 +19,7 @@ from unetcli.training.validation import Validator
 
 TINY = TrainConfig(
     ndim=3, features="4,8", patch_size="8,16,16", batch_size=2, steps=4, validate_every=2, elastic=2.0,
-    precision="float32",
+    precision="float32", keep="last",
 )  # fmt: skip
 REAL = Path(__file__).parents[3] / "shared" / "data" / "stardist_pairs"
 
@@ -88,11 +88,11 @@ def test_a_thin_volume_is_mirrored_and_said(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("made", ["drawn", "real"])
 def test_volumes_are_learnt(tmp_path, made):
-    split, (image, labels) = "24-31", cells((32, 48, 52), 3)
+    split, image, labels = "24-31", *cells((32, 48, 52), 3)
     if made == "real":
         if not REAL.exists():
             pytest.skip(f"{REAL} is missing")
-        split, (image, labels) = "24-30", (tifffile.imread(REAL / name) for name in ("img3d.tif", "mask3d.tif"))
+        split, image, labels = "24-30", *(tifffile.imread(REAL / name) for name in ("img3d.tif", "mask3d.tif"))
     data, maps = make_data(tmp_path, split, image, labels)
     config = TrainConfig(
         ndim=3, features="8,16", patch_size="16,32,32", batch_size=2, steps=150, validate_every=50, learning_rate=0.01,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import platform
 import shutil
@@ -23,25 +24,33 @@ from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import check_fingerprint
 from unetcli.image.location import Location
 from unetcli.image.new_store import check_apart
-from unetcli.image.source import sizes_text
-from unetcli.image.streaming import Progress, silent
-from unetcli.launch import read_launch
+from unetcli.image.streaming import Progress, available_cpus, silent
+from unetcli.launch import Launch, read_launch
 from unetcli.metrics.scores import parse_names
-from unetcli.models import build_model
 from unetcli.models.checkpoint import ModelHeader, save_model
 from unetcli.models.device import choose_device, choose_precision
 from unetcli.models.geometry import Geometry, geometry_of
 from unetcli.report.curves import draw_curves
 from unetcli.sampling import Plane
 from unetcli.training.batches import choose_augmentation, host_only
+from unetcli.training.estimate import available_memory, measure_step
 from unetcli.training.memory import is_out_of_memory, largest_that_fits
 from unetcli.training.optimization import steps_of_epoch
 from unetcli.training.places import Places, mirrored_note, open_planes
 from unetcli.training.processes import Processes, allotted_cpus, check_batch, device_name
-from unetcli.training.record import Record, panels_of, read_rows
+from unetcli.training.record import Record, best_row, panels_of, read_rows
 from unetcli.training.resizing import Resolution, resolutions
 from unetcli.training.trainer import Trainer
 from unetcli.training.validation import Validator, validation_term
+
+FILES = [
+    "model.safetensors: the model", "best.safetensors: the best one so far", "last.ckpt: to go on",
+    "metrics.csv: losses and scores", "timing.csv: seconds of steps and validations", "curves.png",
+    "validation/: sheets of predictions", "tensorboard/: events", "run.json: settings, versions, inputs",
+]  # fmt: skip
+"""What is written."""
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -92,7 +101,7 @@ def run(
         If `progress` asks to stop; the checkpoint holds everything.
     """
     if dry_run:
-        return _dry_run(_open_task(data, weights, config))
+        return _dry_run(_open_task(data, weights, config), weights, choose_device(device))
     launch = read_launch()
     chosen = choose_device(device_name(launch, device))
     processes = Processes(launch, chosen, choose_precision(config.precision, chosen))
@@ -102,9 +111,9 @@ def run(
     with processes.together():
         task = _open_task(data, weights, config, n_processes=processes.count)
         check_apart(out, [data, *([weights] if weights else [])])
-        ndim, workers = len(task.header.geometry.axes), workers or cpus
-        training, validation = (open_planes(task.dataset, weights, ndim, validation=part) for part in (False, True))
-        places = Places.of(training, task.config, task.dataset, ndim, workers=workers)
+        ndim, workers = task.config.axes_of_network, workers or cpus
+        places = _open_places(task, weights, workers=workers)
+        validation = open_planes(task.dataset, weights, ndim, validation=True)
         is_complete = processes.is_first and _is_complete(out, task.plan, overwrite=overwrite)
         if not processes.from_first(is_complete):
             trainer = Trainer.build(task.config, task.header, task.dataset, places, processes, task.epoch_steps)
@@ -116,7 +125,7 @@ def run(
         if not processes.is_first:
             return {}
         summary = _summary(out, already=is_complete)
-    notes = mirrored_note(training, task.patch.output) if ndim == 3 else []
+    notes = mirrored_note(places.planes, task.patch.output) if ndim == 3 else []
     if task.dataset.ndim == 3 and ndim == 2:
         notes = ["objects lie in volumes, but this network works plane by plane"]
     return {**summary, **({"notes": notes} if notes else {})}
@@ -160,6 +169,13 @@ def _open_task(data: Location, weights: Location | None, config: TrainConfig, *,
         "inputs": {"data": fingerprint(data), "weights": fingerprint(weights) if weights else None},
     }
     return Task(config, dataset, _header(config, parameters, geometry, dataset, plan), plan, epoch_steps, found[-1])
+
+
+def _open_places(task: Task, weights: Location | None, *, workers: int) -> Places:
+    """Return where patches of the training images lie."""
+    ndim = task.config.axes_of_network
+    planes = open_planes(task.dataset, weights, ndim, validation=False)
+    return Places.of(planes, task.config, task.dataset, ndim, workers=workers)
 
 
 def _train(
@@ -297,19 +313,44 @@ def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _dry_run(task: Task) -> dict[str, Any]:
-    """Say what would be trained."""
-    config, dataset, geometry = task.config, task.dataset, task.header.geometry
-    network = build_model(config.arch, task.header.parameters)
-    read, output = (sizes_text(shape[-len(geometry.axes) :]) for shape in (task.patch.shape, task.patch.output))
-    return {
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "patch": f"{read} pixels in, {output} out, {config.batch_size} in a step",
+def _dry_run(task: Task, weights: Location | None, device: torch.device) -> dict[str, Any]:
+    """Say what would be trained, and what it would take: from steps with random patches."""
+    config, geometry = task.config, task.header.geometry
+    processes = Processes(Launch(), device, choose_precision(config.precision, device))
+    if device.type == "cpu":
+        torch.set_num_threads(available_cpus())
+    places = _open_places(task, weights, workers=available_cpus())
+    trainer = Trainer.build(config, task.header, task.dataset, places, processes, task.epoch_steps)
+    shape, n_validations = config.patch_shape(len(geometry.axes)), math.ceil(config.steps / config.validate_every)
+    output = [size - 2 * axis.margin for axis, size in zip(geometry.axes, shape, strict=True)]
+    planes = {part: sum(1 for _ in task.dataset.planes(validation=part)) for part in (False, True)}
+    said = {
+        "network": f"{config.arch}, {config.features} channels, padding {config.padding}, norm {config.norm}",
+        "parameters": sum(p.numel() for p in trainer.network.parameters()),
         "geometry": geometry.describe(),
-        "training_planes": sum(1 for _ in dataset.planes(validation=False)),
-        "validation_planes": sum(1 for _ in dataset.planes(validation=True)),
+        "patch": f"{_joined(shape, ' x ')} pixels in, {_joined(output, ' x ')} out, {config.batch_size} in a step",
+        "training_planes": planes[False],
+        "validation_planes": planes[True],
         "steps": config.steps,
         "epoch": f"{task.epoch_steps} steps, which show as many pixels as there are",
+        "epochs": config.steps / task.epoch_steps,
+        "validations": n_validations,
+        **{name: trainer.machine[name] for name in ("device", "precision")},
+    }
+    logger.info("measuring steps with random patches")
+    cost = measure_step(trainer, shape, available_memory(device))
+    said["step_memory_gb"] = cost.memory / 1e9
+    if cost.seconds is None:
+        return {**said, "notes": [f"a step does not fit into the free memory of {device}: so it was not timed"]}
+    # A pass forward takes a third of one forward and backward.
+    pixels = sum(math.prod(image.level.shape[3:]) for image, _, _ in task.dataset.planes(validation=True))
+    of_validation = cost.seconds / 3 * pixels / (config.batch_size * math.prod(output))
+    return {
+        **said,
+        "step_seconds": cost.seconds,
+        "validation_seconds": of_validation,
+        "minutes": (config.steps * cost.seconds + n_validations * of_validation) / 60,
+        "files": FILES,
     }
 
 
@@ -375,10 +416,17 @@ def _header(
 
 
 def _summary(out: Path, *, already: bool) -> dict[str, Any]:
+    """Say what came out, where it is, and what to do with it."""
     run_file = json.loads((out / "run.json").read_text())
-    scores, times = read_rows(out / "metrics.csv")[-1], read_rows(out / "timing.csv")
-    data_wait = sum(t["seconds"] * t["data_wait"] for t in times) / sum(t["seconds"] for t in times)
+    rows, times = read_rows(out / "metrics.csv"), read_rows(out / "timing.csv")
+    settings = run_file["fingerprint"]["settings"]
+    seconds = sum(t["seconds"] for t in times)
+    best = best_row(rows, settings["best_by"]) if settings["best_by"] in rows[-1] else None
+    shown = rows[-1] if best is None or settings["keep"] == "last" else best
     return {
-        "out": str(out), "already_done": already, "parameters": run_file["parameters"], **scores,
-        "waiting_for_data_percent": 100 * data_wait,
+        "out": str(out), "already_done": already, "parameters": run_file["parameters"], **shown,
+        "step": int(shown["step"]), "last_step": int(rows[-1]["step"]),
+        **({} if best is None else {"best_step": int(best["step"])}),
+        "waiting_for_data_percent": 100 * sum(t["seconds"] * t["data_wait"] for t in times) / seconds,
+        "next": f"unetcli tile-predict IMAGE --model {out} -o mask.zarr",
     }  # fmt: skip

@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +50,7 @@ class Record:
     progress
         Shows rows, if it can.
     best_by
-        Column that says which row is the best; by default the one of `monitored`.
+        Column that says which row is the best.
     has_tensorboard
         Whether events for TensorBoard are written, where it is installed.
     """
@@ -60,7 +60,7 @@ class Record:
     validate_every: int
     classes: Sequence[str]
     progress: Progress
-    best_by: str | None = None
+    best_by: str
     has_tensorboard: bool = True
     events: SummaryWriter | None = None
     drawn: float = field(default_factory=time.monotonic)  # when the curves were drawn; at first, when the run began
@@ -95,9 +95,9 @@ class Record:
         if self.has_tensorboard:
             self._write_events(rows[-1], timing[-1], losses, sheet)
         if isinstance(self.progress, ShowsRows):
-            best = best_row(rows, self.best_by or monitored(rows[-1]))
+            best = best_row(rows, self.best_by) if self.best_by in rows[-1] else rows[-1]
             self.progress.show_row(
-                _shown(rows[-1], timing), is_best=best is rows[-1], seconds_left=self.seconds_left(timing)
+                _shown(rows[-1], timing), self.steps, is_best=best is rows[-1], seconds_left=self.seconds_left(timing)
             )
 
     def seconds_left(self, timing: Sequence[Row]) -> float:
@@ -177,12 +177,6 @@ def better(column: str) -> str:
     if name in SCORES:
         return SCORES[name].better
     return "lower" if name == "loss" else "higher"
-
-
-def monitored(row: Mapping[str, float]) -> str:
-    """Return the column that says which row is the best: IoU, of several classes their mean; else the loss."""
-    names = ("validation_mean_iou", "validation_iou", "loss")
-    return next(name for name in names if name in row)
 
 
 def best_row(rows: Sequence[Row], column: str) -> Row:
