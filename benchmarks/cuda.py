@@ -15,10 +15,12 @@ from benchmarks.machine import describe
 from unetcli.config import PrepConfig, WeightsConfig
 from unetcli.demo import write_pictures
 from unetcli.image.dataset import open_dataset
+from unetcli.image.streaming import available_cpus
 from unetcli.models.geometry import geometry_of
 from unetcli.presets import PRESETS, with_preset
 from unetcli.stages import prep, train, weights
-from unetcli.training.batches import BatchMaker, open_planes
+from unetcli.training.batches import BatchMaker
+from unetcli.training.places import Places, open_planes
 
 STEPS = 30
 TRAINED = 200
@@ -48,9 +50,9 @@ def _augmentation(folder: Path, preset: str, device: torch.device) -> dict[str, 
         prep.run([folder / "train_images"], data, PrepConfig(), labels=[folder / "train_labels"])
         weights.run(data, maps, WeightsConfig())
     config, dataset = with_preset(preset, steps=TRAINED, validate_every=TRAINED // 2), open_dataset(data)
-    margin = geometry_of(config.arch, train.network_parameters(config, dataset)).axes[-1].margin
-    planes = open_planes(dataset, maps, validation=False)
-    host, other = (BatchMaker(planes, config, dataset, margin, device, on) for on in ("host", "device"))
+    geometry = geometry_of(config.arch, train.network_parameters(config, dataset))
+    places = Places.of(open_planes(dataset, maps, 2, validation=False), config, dataset, 2, workers=available_cpus())
+    host, other = (BatchMaker(places, config, dataset, geometry, device, on) for on in ("host", "device"))
     made = other.make(0)
     timed: dict[str, Callable[[], object]] = {
         "numba": lambda: host.make(0), "device": lambda: other.place(made), "read": lambda: other.make(0),

@@ -24,7 +24,7 @@ def test_the_default_preset_is_the_defaults():
 def test_the_preset_of_the_paper_is_the_papers():
     paper = with_preset("paper")
     assert paper.feature_list == (64, 128, 256, 512, 1024)
-    assert (paper.padding, paper.norm, paper.skip) == ("valid", "none", "concat")
+    assert (paper.padding, paper.norm, paper.network_settings()["skip"]) == ("valid", "none", "concat")
     assert (paper.optimizer, paper.momentum, paper.batch_size, paper.patch_size) == ("sgd", 0.99, 1, 572)
     assert (paper.loss, paper.clip_norm, paper.ema, paper.flip) == ("weighted-cross-entropy", 0, 0, False)
     assert (paper.elastic, paper.grid_points(2)) == (10, (1, 3, 3))

@@ -10,13 +10,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from unetcli.errors import ConfigError, Interrupted, Unfinished
 
 LOG_INTERVAL_S = 30.0
 """Seconds between lines where there is no terminal."""
+SHOWN_ROWS = 8
+"""Rows of a table on a terminal."""
+UNSPOKEN = ("step", "learning_rate", "data_wait", "steps_per_second")
+"""Columns that a line leaves out, or says in other words."""
+
 SAME_SIGNAL_S = 2.0
 """Signals within so many seconds are one wish: schedulers send several at once."""
 SPARE = 1.5
@@ -25,6 +31,14 @@ SAVING_S = 20.0
 """What is kept of a job's time to save the work, seconds."""
 
 logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class ShowsRows(Protocol):
+    """A progress that also shows rows of a table."""
+
+    def show_row(self, row: Mapping[str, float], total: int, *, is_best: bool, seconds_left: float) -> None:
+        """Show a row of the last of so many steps, and how much time is left."""
 
 
 def seconds_until_stop(wish: str) -> float:
@@ -83,9 +97,10 @@ class Progress:
         self.signal: str | None = None
         self.heard_at = -math.inf
         self.before: dict[signal.Signals, Any] = {}
-        self.bar: Any = None
+        self.screen: Screen | None = None
         self.started = self.shown = time.monotonic()
         self.first, self.last = 0, (0, 0)
+        self.left: tuple[int, float] | None = None  # done, and the seconds that were left then, as was told
         self.deadline, self.called, self.calls, self.longest = self.started + stop_after_s, self.started, 0, 0.0
 
     def __enter__(self) -> Progress:
@@ -100,8 +115,8 @@ class Progress:
     ) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        if self.bar is not None:
-            self.bar.stop()
+        if self.screen is not None:
+            self.screen.stop()
 
     def _remember(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
@@ -114,10 +129,17 @@ class Progress:
 
     def __call__(self, done: int, total: int) -> None:
         """Show progress; stop in time if a signal asked for it, or the time is over."""
+        now = time.monotonic()
+        if done < self.last[0] or total != self.last[1]:  # a new pass; what an earlier run did is not of its rate
+            self.first, self.started, self.left = done, now, None
+        self.last = (done, total)
+        rate = (done - self.first) / max(now - self.started, 1e-9)
         if self.style == "bar":
-            self._draw(done, total)
-        elif self.style != "none":
-            self._log(done, total)
+            self.screen = self.screen or Screen(self.command)
+            self.screen.show(done, total, f"{rate:.3g}/s, {self._time_left(rate)}")
+        elif self.style != "none" and now - self.shown >= LOG_INTERVAL_S:
+            self.shown = now
+            self._log(rate)
         is_over = self._is_over()
         if (self.signal or is_over) and done < total:
             by = {None: "--stop-after", "SIGINT": "Ctrl-C"}.get(self.signal, self.signal)
@@ -135,37 +157,116 @@ class Progress:
         self.longest = max(self.longest, took) if self.calls > 2 else took
         return now + SPARE * self.longest > self.deadline
 
-    def _draw(self, done: int, total: int) -> None:
-        if self.bar is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def show_row(self, row: Mapping[str, float], total: int, *, is_best: bool, seconds_left: float) -> None:
+        """Show a row of a table, and how much time is left.
 
-            self.bar = Progress(
-                TextColumn("{task.description:<12}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self.bar.start()
-            self.bar.add_task(self.command)
-        self.bar.update(self.bar.task_ids[0], completed=done, total=total)
+        Parameters
+        ----------
+        row
+            Values by name; ``step`` first.
+        total
+            Number of steps.
+        is_best
+            Whether it is the best so far.
+        seconds_left
+            Until the last step, with all that comes in between.
+        """
+        step = int(row["step"])
+        self.left, self.shown = (step, seconds_left), time.monotonic()
+        if self.style == "bar":
+            self.screen = self.screen or Screen(self.command)
+            self.screen.add(row, is_best=is_best)
+        elif self.style == "json":
+            entry = {"event": "validation", "command": self.command, **row, "step": step, "total": total}
+            _print_json({**entry, "is_best": is_best, "seconds_left": round(seconds_left, 1)})
+        elif self.style == "lines":
+            values = [f"{_spoken(name)} {value:.4g}" for name, value in row.items() if name not in UNSPOKEN]
+            values.append(f"{row['steps_per_second']:.3g} steps/s, {_minutes(seconds_left)}")
+            print(f"step {step} of {total}: {', '.join(values)}", file=sys.stderr, flush=True)
 
-    def _log(self, done: int, total: int) -> None:
-        """Write a line now and then: done, total, rate, estimated time left."""
-        now = time.monotonic()
-        if done < self.last[0] or total != self.last[1]:  # a new pass; what an earlier run did is not of its rate
-            self.first, self.started = done, now
-        self.last = (done, total)
-        if now - self.shown < LOG_INTERVAL_S:
-            return
-        self.shown = now
-        rate = (done - self.first) / max(now - self.started, 1e-9)
-        left = (total - done) / rate if rate else float("inf")
+    def _time_left(self, rate: float) -> str:
+        """Say how much time is left: in proportion to what was told, else at the rate so far."""
+        done, total = self.last
+        if self.left is not None and total > self.left[0]:
+            return _minutes(self.left[1] * (total - done) / (total - self.left[0]))
+        return _minutes((total - done) / rate if rate else float("inf"))
+
+    def _log(self, rate: float) -> None:
+        """Write a line: done, total, rate, estimated time left."""
+        done, total = self.last
         if self.style == "json":
             entry = {"event": "progress", "command": self.command, "done": done, "total": total}
-            print(json.dumps({**entry, "per_second": round(rate, 3)}), file=sys.stderr, flush=True)
+            _print_json({**entry, "per_second": round(rate, 3)})
         else:
-            text = f"{self.command}: {done} of {total}, {rate:.3g}/s, {left / 60:.1f} min left"
+            text = f"{self.command}: {done} of {total}, {rate:.3g}/s, {self._time_left(rate)}"
             print(text, file=sys.stderr, flush=True)
+
+
+class Screen:
+    """A bar, and below it the last rows of a table and the best one, drawn again and again on a terminal."""
+
+    def __init__(self, command: str) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self.rows: list[Mapping[str, float]] = []
+        self.best: Mapping[str, float] | None = None
+        self.bar = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+        )
+        self.task = self.bar.add_task(command, total=None, speed="")
+        self.live = Live(get_renderable=self._draw, console=Console(stderr=True), transient=True, refresh_per_second=4)
+        self.live.start()
+
+    def show(self, done: int, total: int, speed: str) -> None:
+        """Move the bar."""
+        self.bar.update(self.task, completed=done, total=total, speed=speed)
+
+    def add(self, row: Mapping[str, float], *, is_best: bool) -> None:
+        """Add a row to the table."""
+        self.rows = [*self.rows, row][-SHOWN_ROWS:]
+        self.best = row if is_best or self.best is None else self.best
+
+    def stop(self) -> None:
+        """Remove the bar; the table stays."""
+        self.live.transient = not self.rows
+        self.bar.remove_task(self.task)
+        self.live.stop()
+
+    def _draw(self) -> Any:  # noqa: ANN401 - something that rich draws
+        from rich.console import Group
+        from rich.table import Table
+
+        if not self.rows or self.best is None:
+            return self.bar
+        rows = self.rows if self.best in self.rows else [self.best, *self.rows[1:]]
+        table = Table(box=None, pad_edge=False, padding=(0, 1))
+        for name in ("", *rows[-1]):
+            table.add_column(_spoken(name, line="\n"), justify="right", header_style="dim")
+        for row in rows:
+            mark, style = ("best", "bold green") if row is self.best else ("", "")
+            table.add_row(mark, *(_short(name, value) for name, value in row.items()), style=style)
+        return Group(*([self.bar] if self.bar.tasks else []), table)
+
+
+def _print_json(entry: Mapping[str, Any]) -> None:
+    print(json.dumps(entry), file=sys.stderr, flush=True)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min left"
+
+
+def _spoken(name: str, line: str = " ") -> str:
+    """Return the name of a column for people."""
+    short = name if name == "validation_loss" else name.removeprefix("validation_")
+    return {"steps_per_second": f"steps{line}/s"}.get(name, short.replace("_", line))
+
+
+def _short(name: str, value: float) -> str:
+    """Return a value for a narrow table."""
+    return f"{value:.0f}" if name == "step" else f"{100 * value:.1f} %" if name == "data_wait" else f"{value:.3g}"

@@ -24,6 +24,8 @@ from unetcli.kernels.gray import GrayVariation, apply_gray, random_gray
 from unetcli.kernels.warp import ORDERS, Layer, warp
 
 Block = NDArray[Any]
+Plane = tuple["Example", int, int]
+"""A plane (t, z) of an image; of a volume, z is 0."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,14 @@ def _with_weights(example: Example, maps: Mapping[str, Image], path: Location, *
         blocks = open_store(image.path / SAMPLING).images[0].level
         example = replace(example, density=Density(blocks, example.truth.shape))
     return replace(example, target=image.labels(TARGET), weights=image.level)
+
+
+def all_ignored(found: str) -> InputError:
+    """Return the error for weights that leave nothing to learn from."""
+    return InputError(
+        f"{found} in all training images, because all their pixels are ignored",
+        fix="prepare the data set with another --split, or make the weights with another --ignore",
+    )
 
 
 class Rendering(NamedTuple):
@@ -247,7 +257,7 @@ class Sample:
 
 
 def draw_sample(
-    planes: Sequence[tuple[Example, int, int]],
+    planes: Sequence[Plane],
     config: DeformConfig,
     seed: int,
     k: int,
@@ -277,12 +287,34 @@ def draw_sample(
     rng = np.random.default_rng([seed, k])
     areas = np.array([e.share(t, z, ndim, whole=size is None) for e, t, z in planes], dtype=float)
     if not areas.any():
-        raise InputError(
-            "the sampling map of the weights is 0 in all training images, because all their pixels are ignored",
-            fix="prepare the data set with another --split, or make the weights with another --ignore",
-        )
+        raise all_ignored("the sampling map of the weights is 0")
     example, t, z = planes[rng.choice(len(planes), p=areas / areas.sum())]
     origin, shape = _draw_region(rng, example, t, z, size, ndim)
+    return vary(rng, example, t, origin, shape, config, ndim)
+
+
+def vary(
+    rng: np.random.Generator,
+    example: Example,
+    t: int,
+    origin: Position,
+    shape: Position,
+    config: DeformConfig,
+    ndim: int,
+) -> Sample:
+    """Draw how a region of an image is deformed, and how its gray values vary.
+
+    Parameters
+    ----------
+    rng
+        Source of all randomness.
+    example, t, origin, shape
+        The image, its time point, and first pixel and extent (z, y, x) of the region.
+    config
+        Ranges of the augmentation.
+    ndim
+        2 or 3.
+    """
     deformation = random_deformation(
         rng,
         shape,
@@ -317,8 +349,8 @@ def _draw_region(
     centre: Sequence[int | None] = (None, None, None)
     if example.density and size is not None:
         centre = example.density.draw(rng, example.planes(t, z, ndim))
-    first = z if ndim == 2 else _place_around(rng, depth, shape[0], centre[0])
-    y, x = (_place_around(rng, *along) for along in zip(whole[1:], shape[1:], centre[1:], strict=True))
+    first = z if ndim == 2 else place_around(rng, depth, shape[0], centre[0])
+    y, x = (place_around(rng, *along) for along in zip(whole[1:], shape[1:], centre[1:], strict=True))
     return (first, y, x), shape
 
 
@@ -340,7 +372,7 @@ def _place(rng: np.random.Generator, n: int, size: int) -> int:
     return int(rng.integers(n - size + 1)) if n >= size else (n - size) // 2
 
 
-def _place_around(rng: np.random.Generator, n: int, size: int, centre: int | None) -> int:
+def place_around(rng: np.random.Generator, n: int, size: int, centre: int | None) -> int:
     """Choose the first pixel of a region within the image around a centre, if one is given."""
     if centre is None or n < size:
         return _place(rng, n, size)

@@ -16,7 +16,7 @@ from unetcli.config import SCHEDULES, PredictConfig, PrepConfig, TrainConfig, We
 from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError, UnetcliError, Unfinished
 from unetcli.image.dataset import open_dataset
 from unetcli.models.checkpoint import load_checkpoint, load_model, read_header
-from unetcli.models.losses import LOSSES
+from unetcli.models.geometry import AxisGeometry, Geometry
 from unetcli.sampling import draw_sample, examples
 from unetcli.stages import prep, tile_predict, train, weights
 from unetcli.training import trainer
@@ -42,6 +42,7 @@ def rows_of(run, name="metrics.csv"):
 def test_files_of_a_run(trained):
     assert {p.name for p in trained.iterdir()} == {
         "model.safetensors", "best.safetensors", "last.ckpt", "metrics.csv", "timing.csv", "curves.png", "run.json",
+        "validation", "tensorboard",
     }  # fmt: skip
     rows = rows_of(trained)
     assert [row["step"] for row in rows] == [2, 4, 6]
@@ -370,7 +371,7 @@ def test_overwrite_removes_nothing_before_all_is_checked(
         prep.run([folders / "images"], data, PrepConfig())
     with pytest.raises(UnetcliError):
         train.run(data, run, config, overwrite=True, **options)
-    assert files_of(run).keys() == {f"copy_run/{p.name}" for p in trained.iterdir()}
+    assert {name.partition("/")[2] for name in files_of(run)} == {name.partition("/")[2] for name in files_of(trained)}
 
 
 def test_overwrite_starts_again(instances, trained, copy_of):
@@ -596,28 +597,32 @@ def test_no_patch_is_centred_on_ignored_pixels(tmp_path):
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(("split", "scored"), [("0", False), ("1", True)], ids=["all ignored", "half ignored"])
-def test_ignored_pixels_count_in_no_score(tmp_path, split, scored):
-    data, maps = ignoring(tmp_path, split=split)
-    if split == "1":  # all training pixels are ignored
-        with pytest.raises(InputError, match="sampling map of the weights is 0"):
-            train.run(data, tmp_path / "run", CONFIG, weights=maps, device="cpu")
-        weights.run(data, maps, WeightsConfig(ignore="2"), overwrite=True)
-        shutil.rmtree(tmp_path / "run")
+def test_ignored_pixels_count_in_no_score(tmp_path):
+    data, maps = ignoring(tmp_path, split="0")
     train.run(data, tmp_path / "run", CONFIG, weights=maps, device="cpu")
     rows = rows_of(tmp_path / "run")
     assert all(np.isfinite(list(row.values())).all() for row in rows)
-    assert all(("validation_iou" in row) == scored for row in rows)
+    assert not any("validation_iou" in row for row in rows)
+
+
+@pytest.mark.parametrize("sampling", [0.5, None], ids=["sampling map", "no sampling map"])
+def test_nothing_is_learnt_from_ignored_pixels_alone(tmp_path, sampling):
+    data, maps = ignoring(tmp_path, split="1")
+    weights.run(data, maps, WeightsConfig(ignore="2", sampling=sampling), overwrite=True)
+    with pytest.raises(InputError, match="the weights are 0 in all training images"):
+        train.run(data, tmp_path / "run", CONFIG, weights=maps, device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_scores_of_a_plane_leave_out_pixels_of_weight_0(tmp_path, monkeypatch):
     data, maps = ignoring(tmp_path, split="1")
     dataset = open_dataset(data)
     (example,) = examples(dataset, maps).values()
-    predicted = np.zeros((3, 64, 64))
+    predicted = np.zeros((3, 1, 64, 64))
     predicted[1] = 1  # everywhere the class of the object
     monkeypatch.setattr(Validator, "_predict", lambda *_: predicted)
-    validator = Validator([(example, 0, 1)], dataset, None, torch.device("cpu"), LOSSES["weighted-cross-entropy"])
-    ((loss, weight, wrong, both, either, n),) = validator._score_plane(None, (example, 0, 1))
-    assert (wrong, both, either, n) == (64 * 32 - 256, 256, 64 * 32, 64 * 32)
-    assert np.isfinite([loss, weight]).all()
+    geometry = Geometry((AxisGeometry(1, 0, 0, 0, 1),) * 2)
+    sums = Validator([(example, 0, 1)], dataset, geometry, torch.device("cpu")).measure(torch.nn.Identity())
+    assert sums.table.sum() == 64 * 32
+    assert (sums.table[0, 1], sums.table[1, 1]) == (64 * 32 - 256, 256)
+    assert np.isfinite(sums.loss).all()

@@ -1,27 +1,39 @@
 """The batch of a step: the same from the host and from the device, and the rule that chooses between them."""
 
+import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import TINY, cells
 from unetcli.config import PrepConfig, TrainConfig
+from unetcli.errors import DeviceError, InputError
 from unetcli.image.dataset import open_dataset
+from unetcli.models.geometry import AxisGeometry, Geometry
+from unetcli.sampling import Sample
 from unetcli.stages import prep
 from unetcli.training import batches
-from unetcli.training.batches import BatchMaker, ahead, choose_augmentation, open_planes
+from unetcli.training.batches import BatchMaker, ahead, choose_augmentation
+from unetcli.training.places import Places, open_planes
 
 CONFIG = TrainConfig(**{**TINY, "elastic": 6.0, "batch_size": 3})
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
-def maker(data, weights=None, *, device="cpu", augment_on="host", margin=0, **changes):
-    dataset = open_dataset(data)
-    planes = open_planes(dataset, weights, validation=False)
-    return BatchMaker(planes, replace(CONFIG, **changes), dataset, margin, torch.device(device), augment_on)
+def maker(
+    data, weights=None, *, device="cpu", augment_on="host", margin=0, stride=1, ndim=2, rank=0, count=1, **changes
+):
+    dataset, config = open_dataset(data), replace(CONFIG, **changes)
+    planes = open_planes(dataset, weights, ndim, validation=False)
+    places = Places.of(planes, config, dataset, ndim, workers=2)
+    axis = AxisGeometry(stride=stride, margin=margin, halo=margin, reach=margin, smallest=2 * margin + stride)
+    geometry = Geometry((axis,) * ndim)
+    return BatchMaker(places, config, dataset, geometry, torch.device(device), augment_on, rank=rank, count=count)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -62,6 +74,80 @@ def test_batches_come_in_order_and_no_more_than_asked_for_are_ahead():
     assert sorted(made) == list(range(3, 20))
 
 
+def identities(maker, step):
+    """Return what tells the samples of a process in a step apart from all others."""
+    return [
+        (k, s.example.name, s.t, s.origin, s.shape, s.gray.seed, s.deformation.matrix.tobytes())
+        for k, s in zip(maker.numbers(step), maker.samples(step), strict=True)
+    ]
+
+
+@settings(max_examples=12)
+@given(
+    sampling=st.sampled_from(["uniform", "foreground"]),
+    workers=st.integers(1, 4),
+    count=st.sampled_from([1, 2, 3, 6]),
+    stops=st.lists(st.integers(1, 7), max_size=3),
+)
+def test_the_samples_are_a_function_of_seed_and_step(instances, sampling, workers, count, stops):
+    options = {"batch_size": 6, "sampling": sampling, "steps": 8, "resize_schedule": "2:0.4,1"}
+    alone = maker(instances, **options)
+    expected = [identities(alone, step) for step in range(8)]
+    assert [k for step in expected for k, *_ in step] == list(range(48))
+    assert len(set(map(tuple, itertools.chain(*expected)))) == 48
+    found = [[] for _ in range(8)]
+    for rank in range(count):
+        mine = maker(instances, rank=rank, count=count, **options)
+        ends = sorted({0, *stops, 8})
+        for first, stop in itertools.pairwise(ends):  # each is a run that goes on from a checkpoint
+            made = ahead(lambda step, m=mine: identities(m, step), range(first, stop), workers=workers, depth=workers)
+            for step, part in enumerate(made, first):
+                found[step] += part
+    assert found == expected
+
+
+@pytest.mark.parametrize("augment_on", ["host", "device"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_processes_and_parts_make_together_what_one_makes(instances, weight_maps, augment_on, parts):
+    options = {"batch_size": 4, "augment_on": augment_on}
+    made = [
+        part
+        for rank in (0, 1)
+        for m in [maker(instances, weight_maps, rank=rank, count=2, **options)]
+        for part in m.place(m.make(5)).split(parts)
+    ]
+    alone = maker(instances, weight_maps, **options)
+    for found, expected in zip(zip(*made, strict=True), alone.place(alone.make(5)), strict=True):
+        torch.testing.assert_close(torch.cat(found), expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("augment_on", ["host", "device"])
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (InputError("a.zarr: chunk is damaged", fix="copy it"), InputError, "training sample 2, of img_0.: a.zarr"),
+        (MemoryError(), DeviceError, "training sample 2, of img_0.: out of memory"),
+    ],
+    ids=["damaged", "memory"],
+)
+def test_what_fails_in_a_thread_names_the_sample(instances, monkeypatch, augment_on, error, raised, said):
+    made = maker(instances, augment_on=augment_on, batch_size=2)
+
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(Sample, "blocks", fail)
+    with pytest.raises(raised, match=said):
+        list(ahead(made.make, range(1, 2), workers=1, depth=1))
+
+
+def test_what_fails_unexpectedly_names_the_sample_too(instances, monkeypatch):
+    monkeypatch.setattr(Sample, "render", lambda *_args, **_options: 1 // 0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        maker(instances, batch_size=2).make(1)
+    assert caught.value.__notes__[0].startswith("in training sample 2, of img_0")
+
+
 def test_an_error_of_a_thread_reaches_the_caller():
     with pytest.raises(ZeroDivisionError):
         list(ahead(lambda step: 1 // (step - 2), range(5), workers=2, depth=3))
@@ -81,8 +167,9 @@ def test_an_error_of_a_thread_reaches_the_caller():
 )
 def test_the_host_augments_where_it_keeps_up(monkeypatch, asked, device, batch, step, expected):
     host = SimpleNamespace(
-        config=replace(CONFIG, augment_on=asked), device=torch.device(device), make=lambda k: k, place=lambda k: k
-    )
+        config=replace(CONFIG, augment_on=asked), device=torch.device(device), make=lambda k: k, place=lambda k: k,
+        places=SimpleNamespace(ndim=2),
+    )  # fmt: skip
     monkeypatch.setattr(batches, "_seconds_per_batch", lambda *_: batch)
     assert choose_augmentation(host, 2, lambda _: step) == expected
 

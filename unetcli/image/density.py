@@ -87,6 +87,29 @@ def count_blocks(core: Box, is_object: NDArray[np.bool_], is_background: NDArray
     return counts
 
 
+def count_classes(classes: NDArray[Any], counted: NDArray[np.bool_] | None, n_classes: int) -> NDArray[np.uint16]:
+    """Count the pixels of each class in each block of a part of a plane that starts on a block.
+
+    Parameters
+    ----------
+    classes : (y, x)
+        Class of each pixel, below `n_classes`.
+    counted : (y, x) bool
+        Pixels that are counted; `None`: all.
+    n_classes
+        Number of classes.
+
+    Returns
+    -------
+    (n_classes, rows, columns) uint16
+    """
+    rows, columns = (math.ceil(n / BLOCK) for n in classes.shape)
+    row, column = (np.arange(n) // BLOCK for n in classes.shape)
+    cell = (row[:, None] * columns + column) * n_classes + classes.astype(np.intp)
+    counts = np.bincount(cell.ravel() if counted is None else cell[counted], minlength=rows * columns * n_classes)
+    return counts.reshape(rows, columns, n_classes).transpose(2, 0, 1).astype(np.uint16)
+
+
 @dataclass(frozen=True, eq=False)
 class Density:
     """The density of an image, to draw pixels by.

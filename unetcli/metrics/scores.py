@@ -245,6 +245,15 @@ SCORES: dict[str, Score] = {
 }
 """Name of each score to how it is computed; the names are those of `metrics.json`."""
 
+LABELS = {
+    "iou": "IoU", "dice": "Dice", "pixel_error": "Pixel error", "max_pixel_fscore": "Best pixel F-score",
+    "warping_error": "Warping error", "min_warping_error": "Least warping error", "rand_error": "Rand error",
+    "v_rand": "V_Rand", "v_rand_split": "V_Rand split", "v_rand_merge": "V_Rand merge", "v_info": "V_Info",
+    "fg_rand_fscore": "Foreground Rand F-score", "vi_split": "VI split", "vi_merge": "VI merge",
+    "adapted_rand_error": "Adapted Rand error",
+}  # fmt: skip
+"""How each score is called where people read it."""
+
 CURVES = ("v_rand", "v_info", "max_pixel_fscore", "pixel_error", "warping_error")
 """Scores worth plotting over thresholds."""
 
@@ -287,9 +296,30 @@ def score_image(
     >>> score_image(truth, truth, names=["iou", "v_rand"])
     {'iou': 1.0, 'v_rand': 1.0}
     """
+    return combine_slices([measure_slices(truth, prediction, names=names, thresholds=thresholds)], names)
+
+
+Measured = dict[tuple[str, float], list[Any]]
+"""What a score, by name and threshold, is of each slice."""
+
+
+def measure_slices(
+    truth: NDArray[Any],
+    prediction: NDArray[Any],
+    *,
+    names: Sequence[str],
+    thresholds: Sequence[float] = CHALLENGE_THRESHOLDS,
+) -> Measured:
+    """Measure some of the slices of an image; takes and raises what `score_image` does."""
     _check(truth, prediction, names, thresholds)
     searched = (HALF,) if prediction.dtype.kind != "f" else tuple(thresholds)
-    values = _measure(truth, prediction, {name: _thresholds_of(name, searched) for name in _needed(names)})
+    return _measure(truth, prediction, {name: _thresholds_of(name, searched) for name in _needed(names)})
+
+
+def combine_slices(parts: Sequence[Measured], names: Sequence[str]) -> dict[str, float | None]:
+    """Score an image of which parts were measured: as `score_image`, given all slices at once."""
+    measured = {key: [value for part in parts for value in part[key]] for key in parts[0]}
+    values = {name: _curve(measured, name) for name in _needed(names)}
     return {name: _none_if_nan(_at_best(name, values)) for name in names}
 
 
@@ -326,8 +356,23 @@ def score_curves(
     _check(truth, prediction, names, thresholds)
     if prediction.dtype.kind != "f":
         raise InputError(f"prediction: type is {prediction.dtype}; expected probabilities for a curve")
-    values = _measure(truth, prediction, dict.fromkeys(names, tuple(thresholds)))
-    return {name: [_none_if_nan(value) for value in values[name]] for name in names}
+    measured = _measure(truth, prediction, dict.fromkeys(names, tuple(thresholds)))
+    return {name: [_none_if_nan(value) for value in _curve(measured, name)] for name in names}
+
+
+def parse_names(option: str, text: str) -> list[str]:
+    """Read names of scores, separated by commas.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or one that is not known.
+    """
+    names = [n.strip() for n in text.split(",") if n.strip()]
+    unknown = [n for n in names if n not in SCORES]
+    if unknown or not names:
+        raise ConfigError(f"{option} {text}: does not know {', '.join(unknown)}; expected some of {', '.join(SCORES)}")
+    return list(dict.fromkeys(names))
 
 
 def _check(truth: NDArray[Any], prediction: NDArray[Any], names: Sequence[str], thresholds: Sequence[float]) -> None:
@@ -373,17 +418,20 @@ def _at_best(name: str, values: dict[str, list[float]]) -> float:
     return values[name][curve.index(max(curve))] if curve else math.nan
 
 
-def _measure(
-    truth: NDArray[Any], prediction: NDArray[Any], wanted: dict[str, tuple[float, ...]]
-) -> dict[str, list[float]]:
-    """Measure the wanted scores at their thresholds, slice after slice, and combine the slices."""
+def _measure(truth: NDArray[Any], prediction: NDArray[Any], wanted: dict[str, tuple[float, ...]]) -> Measured:
+    """Measure the wanted scores at their thresholds, slice after slice."""
     thresholds = sorted({t for ts in wanted.values() for t in ts})
-    measured: dict[tuple[str, float], list[Any]] = {(name, t): [] for name, ts in wanted.items() for t in ts}
+    measured: Measured = {(name, t): [] for name, ts in wanted.items() for t in ts}
     for pair in _slice_pairs(truth, prediction, thresholds):
         for name in wanted:
             if (name, pair.threshold) in measured:
                 measured[name, pair.threshold].append(SCORES[name].measure(pair))
-    return {name: [SCORES[name].combine(measured[name, t]) for t in ts] for name, ts in wanted.items()}
+    return measured
+
+
+def _curve(measured: Measured, name: str) -> list[float]:
+    """Combine the slices at each threshold at which a score was measured."""
+    return [SCORES[name].combine(values) for (measured_name, _), values in measured.items() if measured_name == name]
 
 
 def _slice_pairs(truth: NDArray[Any], prediction: NDArray[Any], thresholds: Sequence[float]) -> Iterator[SlicePair]:

@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unetcli.errors import InputError
 from unetcli.report.figures import save_png, styled_figure
-from unetcli.report.pictures import BLUE, GREEN, INK, MISSED
+from unetcli.report.pictures import BLUE, CONFUSED, GRAY, GREEN, INK, MISSED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+COLOURS = (BLUE, "#E69F00", GREEN, MISSED, CONFUSED, "#56B4E9", GRAY, "#7F3C8D", "#8C564B", "#A6D854")
+"""Of the lines of a panel."""
+ROWS = 3
+"""Panels below one another."""
 
-def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw the losses and validation scores of a training run as a PNG.
+
+@dataclass(frozen=True)
+class Panel:
+    """Scores that are drawn in one panel.
+
+    Parameters
+    ----------
+    title
+        Above it.
+    lines
+        Name of each line, and its column of the rows. The best value of the first is ringed.
+    better
+        Which direction is better: ``higher`` or ``lower``.
+    """
+
+    title: str
+    lines: Mapping[str, str]
+    better: str
+
+
+def draw_curves(rows: Sequence[Mapping[str, float]], panels: Sequence[Panel], path: Path) -> None:
+    """Draw the losses, the learning rate and the validation scores of a training run as a PNG.
 
     Parameters
     ----------
     rows
-        In the order of training, each with `step` and `loss`, and with `validation_loss`,
-        `validation_iou` and `validation_pixel_error` where it was validated.
+        In the order of training, each with `step`, `loss` and `learning_rate`, and with `validation_loss` and the
+        columns of the panels where it was validated.
+    panels
+        Of the scores.
     path
         The PNG.
 
@@ -37,19 +64,24 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """
     if not rows:
         raise InputError(f"{path}: there is nothing to draw; expected at least one row of training")
-    validated = any("validation_iou" in row for row in rows)
-    with styled_figure((10.4, 4.0) if validated else (5.6, 4.0)) as figure:
-        if validated:
-            panels = figure.subplot_mosaic([["loss", "iou"], ["loss", "error"]])
-            _draw_score(panels["iou"], rows, "validation_iou", "Validation IoU", BLUE, max)
-            _draw_score(panels["error"], rows, "validation_pixel_error", "Validation pixel error", MISSED, min)
-            panels["iou"].tick_params(labelbottom=False)
-            panels["error"].set_xlabel("step")
-            _draw_loss(panels["loss"], rows)
-            panels["iou"].sharex(panels["loss"])
-            panels["error"].sharex(panels["loss"])
-        else:
-            _draw_loss(figure.subplots(), rows)
+    columns = math.ceil(len(panels) / ROWS)
+    n_rows = min(len(panels), ROWS)
+    with styled_figure((5.2 + 4.8 * columns, max(4.0, 1.9 * n_rows))) as figure:
+        grid = figure.add_gridspec(1, 1 + columns)
+        left = grid[0, 0].subgridspec(2, 1, height_ratios=(3, 1))
+        loss, rate = figure.add_subplot(left[0]), figure.add_subplot(left[1])
+        _draw_loss(loss, rows)
+        _draw_line(rate, *_series(rows, "learning_rate"), color=GRAY)
+        rate.set(title="Learning rate", xlabel="step", ylim=(0, None))
+        rate.sharex(loss)
+        loss.tick_params(labelbottom=False)
+        places = [grid[0, 1 + c].subgridspec(n_rows, 1) for c in range(columns)]
+        for k, panel in enumerate(panels):
+            axis = figure.add_subplot(places[k // ROWS][k % ROWS], sharex=loss)
+            _draw_scores(axis, rows, panel)
+            is_last = k % ROWS == n_rows - 1 or k == len(panels) - 1
+            axis.tick_params(labelbottom=is_last)
+            axis.set_xlabel("step" if is_last else "")
         save_png(figure, path)
 
 
@@ -79,7 +111,6 @@ def _draw_loss(axis: Axes, rows: Sequence[Mapping[str, float]]) -> None:
             drawn += [value for value in values if math.isfinite(value)]
     axis.set_title("Loss")
     _annotate(axis, ", ".join(last))
-    axis.set_xlabel("step")
     if drawn and min(drawn) > 0 and max(drawn) > 10 * min(drawn):
         _set_log(axis, max(drawn) / min(drawn))
     if len(last) > 1:
@@ -96,23 +127,24 @@ def _set_log(axis: Axes, span: float) -> None:
     axis.yaxis.set_minor_locator(NullLocator())
 
 
-def _draw_score(
-    axis: Axes,
-    rows: Sequence[Mapping[str, float]],
-    key: str,
-    title: str,
-    colour: str,
-    better: Callable[[list[float]], float],
-) -> None:
-    """Draw a validation score, its best value ringed."""
-    steps, values = _series(rows, key)
-    _draw_line(axis, steps, values, color=colour)
-    axis.set_title(title)
-    if values:
-        best = better(values)
-        at = steps[values.index(best)]
-        axis.plot([at], [best], "o", markersize=7, markerfacecolor="none", markeredgecolor=colour)
-        _annotate(axis, f"last {values[-1]:.4g}, best {best:.4g} at step {at:,.0f}")
+def _draw_scores(axis: Axes, rows: Sequence[Mapping[str, float]], panel: Panel) -> None:
+    """Draw the scores of a panel; ring the best value of the first, and say it."""
+    for k, (name, key) in enumerate(panel.lines.items()):
+        steps, values = _series(rows, key)
+        if not values:
+            continue
+        colour = COLOURS[k % len(COLOURS)]
+        _draw_line(axis, steps, values, color=colour, label=f"{name} {values[-1]:.3f}", zorder=3 if k == 0 else 2)
+        if k == 0:
+            best = (max if panel.better == "higher" else min)(values)
+            at = steps[values.index(best)]
+            axis.plot([at], [best], "o", markersize=7, markerfacecolor="none", markeredgecolor=colour)
+            _annotate(axis, f"last {values[-1]:.4g}, best {best:.4g} at step {at:,.0f}")
+    axis.set_title(panel.title)
+    if len(panel.lines) > 2:
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, handlelength=1.2)
+    elif len(panel.lines) == 2:
+        axis.legend(loc="best", fontsize=7, handlelength=1.2)
 
 
 def _annotate(axis: Axes, text: str) -> None:

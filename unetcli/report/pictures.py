@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,16 @@ ADDED = "#56B4E9"
 """Sky blue: foreground of the prediction that the truth lacks."""
 OUTLINE = "#F0E442"
 """Yellow: outline of the truth."""
+CONFUSED = "#CC79A7"
+"""Reddish purple: foreground of both, of another class."""
 BLUE, GREEN, GRAY, INK, FAINT = "#0072B2", "#009E73", "#8A8A8A", "#222222", "#E4E4E4"
 
+CLASS_COLOURS = (
+    "#000000", "#FFFFFF", "#E69F00", "#009E73", "#0072B2", "#8C564B", "#7F3C8D", "#F7A6B9", "#A6D854", "#E5C494",
+)  # fmt: skip
+"""Of class 0, 1, ..., none of them that of an error; beyond the last they begin again at class 1."""
+UNKNOWN = "#6B6B6B"
+"""Gray: pixels of which no truth is known."""
 ERROR_OPACITY = 0.75
 """Enough to see single pixels, and still the image beneath, which often tells why."""
 OUTLINE_OPACITY = 0.85
@@ -121,6 +130,69 @@ def draw_labels(labels: NDArray[Any]) -> Picture:
     return _to_bytes(picture)
 
 
+def class_colour(k: int) -> str:
+    """Return the colour of a class; a class below 0 is not known."""
+    return UNKNOWN if k < 0 else CLASS_COLOURS[k if k == 0 else (k - 1) % (len(CLASS_COLOURS) - 1) + 1]
+
+
+def draw_classes(classes: NDArray[Any]) -> Picture:
+    """Show the class of each pixel by its colour: of two, white on black.
+
+    Parameters
+    ----------
+    classes : (y, x) int
+        0 = background; below 0 = not known.
+
+    Returns
+    -------
+    (y, x, 3) uint8
+    """
+    values, index = np.unique(classes, return_inverse=True)
+    colours = np.array([_red_green_blue(class_colour(int(value))) for value in values], np.uint8)
+    return colours[index.reshape(classes.shape)]
+
+
+def draw_errors(image: NDArray[Any], truth: NDArray[Any], prediction: NDArray[Any]) -> Picture:
+    """Show on the gray image where a prediction of classes errs.
+
+    Parameters
+    ----------
+    image : (y, x) or (c, y, x) int or float
+    truth, prediction : (y, x) int
+        Class of each pixel, 0 = background. Where the truth is below 0, nothing is an error.
+
+    Returns
+    -------
+    (y, x, 3) uint8
+        As `overlay`; foreground of both but of another class is tinted `CONFUSED`.
+    """
+    known = truth >= 0
+    picture = overlay(image, truth * known, prediction * known)
+    confused = known & (truth > 0) & (prediction > 0) & (truth != prediction)
+    tinted = picture.astype(np.float32)
+    tinted[confused] = to_gray(image)[confused][:, None]
+    _tint(tinted, confused, CONFUSED, ERROR_OPACITY)
+    return np.rint(tinted).astype(np.uint8)
+
+
+def to_colours(image: NDArray[Any]) -> Picture:
+    """Show three channels as red, green and blue, any other number as gray.
+
+    Parameters
+    ----------
+    image : (c, y, x) int or float
+
+    Returns
+    -------
+    (y, x, 3) uint8
+        Stretched as by `to_gray`, all channels alike.
+    """
+    c, _, x = image.shape
+    if c == 3:
+        return np.moveaxis(to_gray(image.reshape(-1, x)).reshape(image.shape), 0, -1)
+    return np.repeat(to_gray(image)[..., None], 3, axis=2)
+
+
 def to_png_data_uri(array: NDArray[Any], max_side: int = 512) -> str:
     """Encode a picture for an HTML page that holds all it shows.
 
@@ -149,6 +221,12 @@ def to_png_data_uri(array: NDArray[Any], max_side: int = 512) -> str:
     stream = io.BytesIO()
     picture.save(stream, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def read_picture(path: Path) -> Picture:
+    """Return the pixels (y, x, 3) of a PNG."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def _to_bytes(array: NDArray[Any]) -> Picture:
@@ -187,5 +265,8 @@ def _inner_outline(labels: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _tint(picture: NDArray[np.float32], mask: NDArray[np.bool_], colour: str, opacity: float) -> None:
     """Lay a colour over the pixels of a mask, in place."""
-    red_green_blue = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)], np.float32)
-    picture[mask] += opacity * (red_green_blue - picture[mask])
+    picture[mask] += opacity * (_red_green_blue(colour) - picture[mask])
+
+
+def _red_green_blue(colour: str) -> NDArray[np.float32]:
+    return np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)], np.float32)

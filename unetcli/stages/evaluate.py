@@ -31,7 +31,7 @@ from unetcli.image.source import Source
 from unetcli.image.streaming import Progress, silent
 from unetcli.image.tiling import Box
 from unetcli.image.truth import show_truth
-from unetcli.metrics.scores import SCORES, score_curves, score_image
+from unetcli.metrics.scores import LABELS, SCORES, parse_names, score_curves, score_image
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, to_probabilities
 from unetcli.report.html import Case, Report, ScoreColumn, extremes, write_report
 from unetcli.report.pictures import draw_labels, overlay, to_gray, to_png_data_uri
@@ -40,14 +40,6 @@ Block = NDArray[Any]
 Scores = dict[str, float | None]
 SCHEMA = 1
 LABEL_SETTINGS = {field.name for field in fields(LabelConfig)}
-LABELS = {
-    "iou": "IoU", "dice": "Dice", "pixel_error": "Pixel error", "max_pixel_fscore": "Best pixel F-score",
-    "warping_error": "Warping error", "min_warping_error": "Least warping error", "rand_error": "Rand error",
-    "v_rand": "V_Rand", "v_rand_split": "V_Rand split", "v_rand_merge": "V_Rand merge", "v_info": "V_Info",
-    "fg_rand_fscore": "Foreground Rand F-score", "vi_split": "VI split", "vi_merge": "VI merge",
-    "adapted_rand_error": "Adapted Rand error",
-}  # fmt: skip
-"""How each score is called where people read it."""
 
 
 def run(
@@ -90,7 +82,7 @@ def run(
     BelowBoundError
         If a mean is worse than ``fail_under`` asks for; the report is written all the same.
     """
-    names = _metric_names(config)
+    names = list(SCORES) if config.metrics is None else parse_names("--metrics", config.metrics)
     bounds = _parse_bounds(config.fail_under, names)
     check_apart(out, [prediction, truth])
     pairs, notes = _pair_up(prediction, truth, images, config)
@@ -289,18 +281,6 @@ def _collect(
         "settings": dict(settings),
         "versions": {"unetcli": __version__, "python": platform.python_version(), "numpy": np.__version__},
     }
-
-
-def _metric_names(config: EvaluateConfig) -> list[str]:
-    if config.metrics is None:
-        return list(SCORES)
-    names = [n.strip() for n in config.metrics.split(",") if n.strip()]
-    unknown = [n for n in names if n not in SCORES]
-    if unknown or not names:
-        raise ConfigError(
-            f"--metrics {config.metrics}: does not know {', '.join(unknown)}; expected some of {', '.join(SCORES)}"
-        )
-    return names
 
 
 def _parse_bounds(text: str | None, names: Sequence[str]) -> dict[str, float]:

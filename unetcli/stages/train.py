@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import platform
 import shutil
@@ -23,21 +24,33 @@ from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import check_fingerprint
 from unetcli.image.location import Location
 from unetcli.image.new_store import check_apart
-from unetcli.image.streaming import Progress, silent
-from unetcli.launch import read_launch
-from unetcli.models import build_model
+from unetcli.image.streaming import Progress, available_cpus, silent
+from unetcli.launch import Launch, read_launch
+from unetcli.metrics.scores import parse_names
 from unetcli.models.checkpoint import ModelHeader, save_model
 from unetcli.models.device import choose_device, choose_precision
 from unetcli.models.geometry import Geometry, geometry_of
-from unetcli.models.losses import LOSSES
 from unetcli.report.curves import draw_curves
-from unetcli.training.batches import Plane, choose_augmentation, open_planes
+from unetcli.sampling import Plane
+from unetcli.training.batches import choose_augmentation, host_only
+from unetcli.training.estimate import available_memory, measure_step
 from unetcli.training.memory import is_out_of_memory, largest_that_fits
 from unetcli.training.optimization import steps_of_epoch
+from unetcli.training.places import Places, mirrored_note, open_planes
 from unetcli.training.processes import Processes, allotted_cpus, check_batch, device_name
-from unetcli.training.record import read_rows
+from unetcli.training.record import Record, best_row, panels_of, read_rows
+from unetcli.training.resizing import Resolution, resolutions
 from unetcli.training.trainer import Trainer
-from unetcli.training.validation import Validator
+from unetcli.training.validation import Validator, validation_term
+
+FILES = [
+    "model.safetensors: the model", "best.safetensors: the best one so far", "last.ckpt: to go on",
+    "metrics.csv: losses and scores", "timing.csv: seconds of steps and validations", "curves.png",
+    "validation/: sheets of predictions", "tensorboard/: events", "run.json: settings, versions, inputs",
+]  # fmt: skip
+"""What is written."""
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -50,6 +63,7 @@ def run(
     overwrite: bool = False,
     dry_run: bool = False,
     workers: int | None = None,
+    tensorboard: bool = True,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Train a network on a data set; called again, go on where the last checkpoint stands.
@@ -60,7 +74,7 @@ def run(
         A data set with labels.
     out
         Folder of the run: ``model.safetensors``, ``best.safetensors``, ``last.ckpt``, ``metrics.csv``, ``timing.csv``,
-        ``curves.png``, ``run.json``.
+        ``curves.png``, ``validation/``, ``tensorboard/``, ``run.json``.
     config
         Settings, of a preset or changed from one.
     weights
@@ -71,6 +85,8 @@ def run(
         Start again from nothing.
     workers
         Threads that prepare patches, of each process.
+    tensorboard
+        Whether to write events for TensorBoard, where that is installed.
     progress
         Called after each step.
 
@@ -85,7 +101,7 @@ def run(
         If `progress` asks to stop; the checkpoint holds everything.
     """
     if dry_run:
-        return _dry_run(_open_task(data, weights, config))
+        return _dry_run(_open_task(data, weights, config), weights, choose_device(device))
     launch = read_launch()
     chosen = choose_device(device_name(launch, device))
     processes = Processes(launch, chosen, choose_precision(config.precision, chosen))
@@ -95,17 +111,24 @@ def run(
     with processes.together():
         task = _open_task(data, weights, config, n_processes=processes.count)
         check_apart(out, [data, *([weights] if weights else [])])
-        training, validation = (open_planes(task.dataset, weights, validation=part) for part in (False, True))
+        ndim, workers = task.config.axes_of_network, workers or cpus
+        places = _open_places(task, weights, workers=workers)
+        validation = open_planes(task.dataset, weights, ndim, validation=True)
         is_complete = processes.is_first and _is_complete(out, task.plan, overwrite=overwrite)
         if not processes.from_first(is_complete):
-            trainer = Trainer.build(task.config, task.header, task.dataset, training, processes, task.epoch_steps)
-            _train(trainer, validation, out, task.plan, workers=workers or cpus, progress=progress)
+            trainer = Trainer.build(task.config, task.header, task.dataset, places, processes, task.epoch_steps)
+            config, classes = task.config, task.header.classes
+            record = Record(
+                out, config.steps, config.validate_every, classes, progress, config.best_by, has_tensorboard=tensorboard
+            )
+            _train(trainer, validation, record, task.plan, workers=workers, progress=progress)
         if not processes.is_first:
             return {}
         summary = _summary(out, already=is_complete)
-    if task.dataset.ndim == 3:
-        summary["notes"] = ["objects lie in volumes, but this network works plane by plane"]
-    return summary
+    notes = mirrored_note(places.planes, task.patch.output) if ndim == 3 else []
+    if task.dataset.ndim == 3 and ndim == 2:
+        notes = ["objects lie in volumes, but this network works plane by plane"]
+    return {**summary, **({"notes": notes} if notes else {})}
 
 
 class Task(NamedTuple):
@@ -118,6 +141,8 @@ class Task(NamedTuple):
     plan: Mapping[str, Any]
     """Settings and inputs, which a run that is continued must share."""
     epoch_steps: int
+    patch: Resolution
+    """What the network sees in the last steps."""
 
 
 def _open_task(data: Location, weights: Location | None, config: TrainConfig, *, n_processes: int = 1) -> Task:
@@ -126,12 +151,16 @@ def _open_task(data: Location, weights: Location | None, config: TrainConfig, *,
     dataset.require_labels()
     parameters = network_parameters(config, dataset)
     geometry = geometry_of(config.arch, parameters)
-    geometry.check_shape("--patch-size", _patch_shape(config, geometry))
-    config.grid_points(ndim=2)
+    ndim = len(geometry.axes)
+    config.grid_points(ndim)
+    found = [resolution for _, resolution in resolutions(config, geometry, dataset)]
     check_batch(config.batch_size, config.accumulate, n_processes)
-    _check_norm(config, geometry, n_processes)
+    for resolution in found:
+        _check_norm(config, geometry, resolution.shape[-ndim:], n_processes)
     _check_validation(config, dataset)
-    epoch_steps = _epoch_steps(config, geometry, dataset)
+    if config.augment_on == "device" and (reason := host_only(config, ndim)):
+        raise ConfigError(f"--augment-on device: does not go with {reason}", fix="--augment-on host")
+    epoch_steps = _epoch_steps(config, found[-1], dataset)
     if config.epochs:
         config = replace(config, steps=config.epochs * epoch_steps)
     plan = {
@@ -139,27 +168,34 @@ def _open_task(data: Location, weights: Location | None, config: TrainConfig, *,
         "settings": asdict(config),
         "inputs": {"data": fingerprint(data), "weights": fingerprint(weights) if weights else None},
     }
-    return Task(config, dataset, _header(config, parameters, geometry, dataset, plan), plan, epoch_steps)
+    return Task(config, dataset, _header(config, parameters, geometry, dataset, plan), plan, epoch_steps, found[-1])
+
+
+def _open_places(task: Task, weights: Location | None, *, workers: int) -> Places:
+    """Return where patches of the training images lie."""
+    ndim = task.config.axes_of_network
+    planes = open_planes(task.dataset, weights, ndim, validation=False)
+    return Places.of(planes, task.config, task.dataset, ndim, workers=workers)
 
 
 def _train(
-    trainer: Trainer, validation: Sequence[Plane], out: Path, plan: Mapping[str, Any], *, workers: int,
+    trainer: Trainer, validation: Sequence[Plane], record: Record, plan: Mapping[str, Any], *, workers: int,
     progress: Progress,
 ) -> None:  # fmt: skip
     """Train from where the last checkpoint stands to the end, and write the model."""
-    config, processes, dataset = trainer.config, trainer.processes, trainer.dataset
+    config, processes, out = trainer.config, trainer.processes, record.out
     trainer.resume(out)
-    # Of two probabilities, the cross-entropy is that of a sigmoid.
-    terms = LOSSES["weighted-cross-entropy" if config.loss == "bce" else config.loss]
-    planes = processes.share(validation)
-    validator = Validator(planes, dataset, trainer.header.geometry, processes.device, terms)
+    validator = Validator(
+        processes.share(validation), trainer.dataset, trainer.header.geometry, processes.device,
+        validation_term(config.loss), _validation_metrics(config),
+    )  # fmt: skip
     try:
         if not trainer.history.augment_on:  # as a checkpoint says
             measured = choose_augmentation(trainer.maker("host"), workers, trainer.seconds_per_step)
             trainer.history.augment_on = processes.from_first(measured)
         if processes.is_first:
             _write_run_file(out, plan, trainer)
-        trainer.fit(validator, out, workers=workers, progress=progress)
+        trainer.fit(validator, record, workers=workers, progress=progress)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -167,12 +203,14 @@ def _train(
         if processes.is_first:
             _write_results(trainer, out)
         return
+    finally:
+        record.close()
     raise _out_of_memory(trainer, out)  # here, where no error keeps alive what the step held in memory
 
 
 def _write_results(trainer: Trainer, out: Path) -> None:
     """Write the curves, then the model, with which the run is complete."""
-    draw_curves(trainer.history.rows, out / "curves.png")
+    draw_curves(trainer.history.rows, panels_of(trainer.history.rows), out / "curves.png")
     best, model = out / "best.safetensors", out / "model.safetensors"
     if trainer.config.keep == "last" or trainer.history.best is None:
         save_model(model, trainer.result.state_dict(), trainer.header)
@@ -185,7 +223,7 @@ def _write_results(trainer: Trainer, out: Path) -> None:
 def _out_of_memory(trainer: Trainer, out: Path) -> DeviceError:
     """Say which patch fits, from steps with smaller ones; a run that has saved nothing is removed."""
     config, geometry, processes = trainer.config, trainer.header.geometry, trainer.processes
-    whole = _patch_shape(config, geometry)
+    whole = config.patch_shape(len(geometry.axes))
     shapes = [s for s in _smaller_shapes(geometry, whole) if _is_normalized(config, geometry, s, processes.count)]
     largest = largest_that_fits(shapes, trainer.try_patch) if processes.count == 1 else None
     if processes.is_first and not (out / "last.ckpt").exists():
@@ -201,11 +239,6 @@ def _out_of_memory(trainer: Trainer, out: Path) -> DeviceError:
 def _joined(shape: Sequence[int], sign: str) -> str:
     """Spell a shape; of one with equal sides, one side."""
     return sign.join(map(str, shape if len(set(shape)) > 1 else shape[:1]))
-
-
-def _patch_shape(config: TrainConfig, geometry: Geometry) -> tuple[int, ...]:
-    """Return the size of a patch along each axis."""
-    return (config.patch_size,) * len(geometry.axes)
 
 
 def _smaller_shapes(geometry: Geometry, shape: Sequence[int]) -> list[tuple[int, ...]]:
@@ -225,19 +258,25 @@ def _is_normalized(config: TrainConfig, geometry: Geometry, shape: Sequence[int]
     return together.get(config.norm, 2) * math.prod(bottom) > 1
 
 
-def _check_norm(config: TrainConfig, geometry: Geometry, n_processes: int) -> None:
+def _check_norm(config: TrainConfig, geometry: Geometry, shape: Sequence[int], n_processes: int) -> None:
     """Refuse a normalization over one value: batch and instance normalization have no gradient there."""
-    if not _is_normalized(config, geometry, _patch_shape(config, geometry), n_processes):
+    if not _is_normalized(config, geometry, shape, n_processes):
         raise ConfigError(
-            f"--norm {config.norm} with --patch-size {config.patch_size}: one value is left to normalize over at the "
-            "bottom of the network; expected more",
-            fix=f"--patch-size {2 * config.patch_size}, or --norm group",
+            f"--norm {config.norm} with patches of {_joined(shape, ' x ')} pixels: one value is left to normalize over "
+            "at the bottom of the network; expected more",
+            fix=f"--patch-size {','.join(str(2 * n) for n in config.patch_shape(len(shape)))}, or --norm group",
         )
+
+
+def _validation_metrics(config: TrainConfig) -> list[str]:
+    """Return the scores of whole planes that are asked for."""
+    return [] if config.validate_metrics is None else parse_names("--validate-metrics", config.validate_metrics)
 
 
 def _check_validation(config: TrainConfig, dataset: Dataset) -> None:
     """Refuse settings that ask for scores of a data set without a validation part."""
     asked = [
+        *([f"--validate-metrics {config.validate_metrics}"] if _validation_metrics(config) else []),
         *([f"--patience {config.patience}"] if config.patience else []),
         *(["--keep best"] if config.keep == "best" else []),
     ]
@@ -248,11 +287,9 @@ def _check_validation(config: TrainConfig, dataset: Dataset) -> None:
         )
 
 
-def _epoch_steps(config: TrainConfig, geometry: Geometry, dataset: Dataset) -> int:
+def _epoch_steps(config: TrainConfig, patch: Resolution, dataset: Dataset) -> int:
     pixels = sum(math.prod(image.level.shape[3:]) for image, _, _ in dataset.planes(validation=False))
-    shape = _patch_shape(config, geometry)
-    output = math.prod(size - 2 * axis.margin for axis, size in zip(geometry.axes, shape, strict=True))
-    return steps_of_epoch(pixels, output, config.batch_size)
+    return steps_of_epoch(pixels, math.prod(patch.output), config.batch_size)
 
 
 def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
@@ -270,30 +307,50 @@ def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
             fix="--loss weighted-cross-entropy",
         )
     return {
-        "ndim": 2,
+        **config.network_settings(),
         "channels": len(dataset.statistics),
         "classes": 1 if config.loss == "bce" else max(2, len(dataset.classes)),  # logits
-        "features": list(config.feature_list),
-        "padding": config.padding,
-        "norm": config.norm,
-        "skip": config.skip,
-        "dropout": config.dropout,
     }
 
 
-def _dry_run(task: Task) -> dict[str, Any]:
-    """Say what would be trained."""
-    config, dataset, geometry = task.config, task.dataset, task.header.geometry
-    network = build_model(config.arch, task.header.parameters)
-    output = config.patch_size - 2 * geometry.axes[-1].margin
-    return {
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "patch": f"{config.patch_size} pixels in, {output} out, {config.batch_size} in a step",
+def _dry_run(task: Task, weights: Location | None, device: torch.device) -> dict[str, Any]:
+    """Say what would be trained, and what it would take: from steps with random patches."""
+    config, geometry = task.config, task.header.geometry
+    processes = Processes(Launch(), device, choose_precision(config.precision, device))
+    if device.type == "cpu":
+        torch.set_num_threads(available_cpus())
+    places = _open_places(task, weights, workers=available_cpus())
+    trainer = Trainer.build(config, task.header, task.dataset, places, processes, task.epoch_steps)
+    shape, n_validations = config.patch_shape(len(geometry.axes)), math.ceil(config.steps / config.validate_every)
+    output = [size - 2 * axis.margin for axis, size in zip(geometry.axes, shape, strict=True)]
+    planes = {part: sum(1 for _ in task.dataset.planes(validation=part)) for part in (False, True)}
+    said = {
+        "network": f"{config.arch}, {config.features} channels, padding {config.padding}, norm {config.norm}",
+        "parameters": sum(p.numel() for p in trainer.network.parameters()),
         "geometry": geometry.describe(),
-        "training_planes": sum(1 for _ in dataset.planes(validation=False)),
-        "validation_planes": sum(1 for _ in dataset.planes(validation=True)),
+        "patch": f"{_joined(shape, ' x ')} pixels in, {_joined(output, ' x ')} out, {config.batch_size} in a step",
+        "training_planes": planes[False],
+        "validation_planes": planes[True],
         "steps": config.steps,
         "epoch": f"{task.epoch_steps} steps, which show as many pixels as there are",
+        "epochs": config.steps / task.epoch_steps,
+        "validations": n_validations,
+        **{name: trainer.machine[name] for name in ("device", "precision")},
+    }
+    logger.info("measuring steps with random patches")
+    cost = measure_step(trainer, shape, available_memory(device))
+    said["step_memory_gb"] = cost.memory / 1e9
+    if cost.seconds is None:
+        return {**said, "notes": [f"a step does not fit into the free memory of {device}: so it was not timed"]}
+    # A pass forward takes a third of one forward and backward.
+    pixels = sum(math.prod(image.level.shape[3:]) for image, _, _ in task.dataset.planes(validation=True))
+    of_validation = cost.seconds / 3 * pixels / (config.batch_size * math.prod(output))
+    return {
+        **said,
+        "step_seconds": cost.seconds,
+        "validation_seconds": of_validation,
+        "minutes": (config.steps * cost.seconds + n_validations * of_validation) / 60,
+        "files": FILES,
     }
 
 
@@ -359,10 +416,17 @@ def _header(
 
 
 def _summary(out: Path, *, already: bool) -> dict[str, Any]:
+    """Say what came out, where it is, and what to do with it."""
     run_file = json.loads((out / "run.json").read_text())
-    scores, times = read_rows(out / "metrics.csv")[-1], read_rows(out / "timing.csv")
-    data_wait = sum(t["seconds"] * t["data_wait"] for t in times) / sum(t["seconds"] for t in times)
+    rows, times = read_rows(out / "metrics.csv"), read_rows(out / "timing.csv")
+    settings = run_file["fingerprint"]["settings"]
+    seconds = sum(t["seconds"] for t in times)
+    best = best_row(rows, settings["best_by"]) if settings["best_by"] in rows[-1] else None
+    shown = rows[-1] if best is None or settings["keep"] == "last" else best
     return {
-        "out": str(out), "already_done": already, "parameters": run_file["parameters"], **scores,
-        "waiting_for_data_percent": 100 * data_wait,
+        "out": str(out), "already_done": already, "parameters": run_file["parameters"], **shown,
+        "step": int(shown["step"]), "last_step": int(rows[-1]["step"]),
+        **({} if best is None else {"best_step": int(best["step"])}),
+        "waiting_for_data_percent": 100 * sum(t["seconds"] * t["data_wait"] for t in times) / seconds,
+        "next": f"unetcli tile-predict IMAGE --model {out} -o mask.zarr",
     }  # fmt: skip

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,20 +18,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unetcli.config import TrainConfig
+from unetcli.errors import DeviceError, UnetcliError
 from unetcli.image.dataset import Dataset
-from unetcli.image.location import Location
-from unetcli.image.source import in_memory
 from unetcli.kernels.warp import ORDERS
 from unetcli.models.augmentation import Blocks, augment, blur_radius
-from unetcli.sampling import Example, Sample, draw_sample, examples
+from unetcli.models.geometry import Geometry
+from unetcli.sampling import Sample, vary
+from unetcli.training.places import Places, classes_of
+from unetcli.training.resizing import Resolution, reduce_images, reduce_labels, resolutions
 
-Plane = tuple[Example, int, int]
 T = TypeVar("T")
 
 SPARE = 1.25
 """How much faster than the steps the threads have to be. At 1 they would do, but for the times to vary."""
-IN_MEMORY = 2**31
-"""Data sets up to so many bytes are decoded once and kept; of larger ones each patch is read from the store."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,33 +39,15 @@ class Patches(NamedTuple):
     """A batch: what the network sees, and what it is to make of it where it has an output."""
 
     image: Tensor
-    """(n, c, y, x) float32, normalized."""
+    """(n, c, [z,] y, x) float32, normalized."""
     target: Tensor
-    """(n, y, x) int64, class of each pixel."""
+    """(n, [z,] y, x) int64, class of each pixel."""
     weights: Tensor
-    """(n, y, x) float32, weight map."""
+    """(n, [z,] y, x) float32, weight map."""
 
     def split(self, n_parts: int) -> list[Patches]:
         """Cut a batch into parts of the same number of patches."""
         return [Patches(*parts) for parts in zip(*(part.chunk(n_parts) for part in self), strict=True)]
-
-
-def open_planes(dataset: Dataset, weights: Location | None, *, validation: bool) -> list[Plane]:
-    """Return the planes to train on or to validate on; the pixels of a small data set are kept in memory."""
-    found = examples(dataset, weights)
-    size = sum(np.prod(e.image.shape) * (e.image.dtype.itemsize + 5) for e in found.values())
-    if size <= IN_MEMORY:
-        found = {
-            name: replace(
-                e,
-                image=in_memory(e.image),
-                truth=in_memory(e.truth),
-                target=in_memory(e.target) if e.target else None,
-                weights=in_memory(e.weights) if e.weights else None,
-            )
-            for name, e in found.items()
-        }
-    return [(found[image.name], t, z) for image, t, z in dataset.planes(validation=validation)]
 
 
 def ahead(make: Callable[[int], T], steps: range, *, workers: int, depth: int) -> Iterator[T]:
@@ -82,25 +64,20 @@ def ahead(make: Callable[[int], T], steps: range, *, workers: int, depth: int) -
                 future.cancel()
 
 
-def classes_of(example: Example, labels: NDArray[Any], label_kind: str | None) -> NDArray[Any]:
-    """Return the class of each pixel: object ids without a target are all of class 1."""
-    return labels > 0 if example.target is None and label_kind == "instances" else labels
-
-
 @dataclass(frozen=True)
 class BatchMaker:
     """Makes the batch of a step; sample k of a run is a function of (seed, k) alone.
 
     Parameters
     ----------
-    planes
-        (example, t, z) of each plane to learn from.
+    places
+        Where patches lie.
     config
-        Settings of the training.
+        Settings of the training; step i is made of the samples from ``i * batch_size`` on.
     dataset
         Where the planes are from.
-    margin
-        How much the output of the network lacks at each side.
+    geometry
+        Of the network.
     device
         Where batches are needed.
     augment_on
@@ -109,10 +86,10 @@ class BatchMaker:
         Number of this process, and how many share the batch of a step: each makes its own part.
     """
 
-    planes: Sequence[Plane]
+    places: Places
     config: TrainConfig
     dataset: Dataset
-    margin: int
+    geometry: Geometry
     device: torch.device
     augment_on: str
     rank: int = 0
@@ -126,49 +103,75 @@ class BatchMaker:
 
     def samples(self, step: int) -> list[Sample]:
         """Draw the samples of this process in a step."""
-        config = self.config
-        return [draw_sample(self.planes, config, config.seed, k, config.patch_size, ndim=2) for k in self.numbers(step)]
+        return [self.sample(k, self.resolution(step)) for k in self.numbers(step)]
 
     def make(self, step: int) -> Patches | Blocks:
         """Do the host's part of a batch; called by threads."""
-        samples = self.samples(step)
-        made = self._blocks(samples) if self.augment_on == "device" else self._patches(samples)
+        samples = dict(zip(self.numbers(step), self.samples(step), strict=True))
+        made = self._blocks(samples) if self.augment_on == "device" else self._patches(samples, self.resolution(step))
         if self.device.type == "cuda":  # so that the host need not wait while it is copied
             made = type(made)(*(part.pin_memory() for part in made))
         return made
+
+    def resolution(self, step: int) -> Resolution:
+        """Return what the network sees at a step."""
+        return next((r for end, r in self._resolutions if step < end), self._resolutions[-1][1])
+
+    def sample(self, k: int, resolution: Resolution) -> Sample:
+        """Draw sample k: a patch at a place, deformed and varied."""
+        rng = np.random.default_rng([self.config.seed, k])
+        shape = resolution.region
+        example, t, origin = self.places.draw(rng, shape, resolution.region_margin)
+        return vary(rng, example, t, origin, shape, self.config, self.places.ndim)
 
     def place(self, made: Patches | Blocks) -> Patches:
         """Bring a batch to the device, and do the rest there; the host does not wait for it."""
         if isinstance(made, Patches):
             return Patches(*(part.to(self.device, non_blocking=True) for part in made))
         mean, std = self._normalization
-        order, size = ORDERS[self.config.interpolation], self.config.patch_size
-        return Patches(*augment(made, mean, std, size=size, margin=self.margin, device=self.device, order=order))
+        order, patch = ORDERS[self.config.interpolation], self._resolutions[-1][1]
+        size, margin = patch.shape[2], patch.margin[2]
+        return Patches(*augment(made, mean, std, size=size, margin=margin, device=self.device, order=order))
+
+    @cached_property
+    def _resolutions(self) -> list[tuple[int, Resolution]]:
+        return list(resolutions(self.config, self.geometry, self.dataset))
 
     @cached_property
     def _normalization(self) -> tuple[Tensor, Tensor]:
         mean, std = (torch.from_numpy(part).to(self.device) for part in self.dataset.normalization())
         return mean, std
 
-    def _patches(self, samples: list[Sample]) -> Patches:
+    def _patches(self, samples: Mapping[int, Sample], resolution: Resolution) -> Patches:
         """Deform and vary samples by the numba kernels."""
-        parts = zip(*(self._patch(sample) for sample in samples), strict=True)
-        return Patches._make(torch.from_numpy(np.stack(part)) for part in parts)
+        first = 3 - self.places.ndim  # planes have no z
+        parts = zip(*(self._patch(k, sample, resolution) for k, sample in samples.items()), strict=True)
+        image, target, weights = (torch.from_numpy(np.stack(part)) for part in parts)
+        if first:
+            image, target, weights = image[:, :, 0], target[:, 0], weights[:, 0]
+        factors = resolution.factors[first:]
+        labels = (reduce_labels(part, factors) for part in (target, weights))
+        return Patches(reduce_images(image, factors), *labels)
 
-    def _patch(self, sample: Sample) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float32]]:
+    def _patch(
+        self, k: int, sample: Sample, resolution: Resolution
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+        """Render sample k: image (c, z, y, x); target and weights (z, y, x) of what the network has an output for."""
         mean, std = self.dataset.normalization()
-        m, example = self.margin, sample.example
-        inside = (0, m, m), (1, self.config.patch_size - m, self.config.patch_size - m)
+        (a, b, c), (z, y, x) = resolution.region_margin, sample.shape
+        inside, example = ((a, b, c), (z - a, y - b, x - c)), sample.example
         labels = [example.target or example.truth]
-        image, (target,), weights = sample.render((0, 0, 0), sample.shape, mean, std, labels, inside=inside)
-        target = classes_of(example, target[0], self.dataset.label_kind).astype(np.int64)
-        return image[:, 0], target, np.ones(target.shape, dtype=np.float32) if weights is None else weights[0]
+        with _naming(k, sample):
+            image, (target,), weights = sample.render((0, 0, 0), sample.shape, mean, std, labels, inside=inside)
+        target = classes_of(example, target, self.dataset.label_kind).astype(np.int64)
+        return image, target, np.ones(target.shape, dtype=np.float32) if weights is None else weights
 
-    def _blocks(self, samples: list[Sample]) -> Blocks:
+    def _blocks(self, numbered: Mapping[int, Sample]) -> Blocks:
         """Read the pixels that samples show, and list how they are deformed and varied."""
-        channels = len(self.dataset.statistics)
+        samples, channels = list(numbered.values()), len(self.dataset.statistics)
         gray = np.array([_gray_of(sample) for sample in samples])
-        read = [self._block(sample, blur_radius(float(gray[:, 4:].max()))) for sample in samples]
+        reach = blur_radius(float(gray[:, 4:].max()))
+        read = [self._block(k, sample, reach) for k, sample in numbered.items()]
         origins, images, targets, weights = zip(*read, strict=True)
         sizes = np.array([target.shape for target in targets])
         return Blocks(
@@ -185,15 +188,33 @@ class BatchMaker:
             seed=torch.from_numpy(np.array([s.gray.seed for s in samples], np.uint64).view(np.int64)),
         )
 
-    def _block(self, sample: Sample, reach: int) -> tuple[tuple[int, int], NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Return where a block begins (y, x), its image (c, y, x), and its target and weights (y, x), as stored."""
-        example, size = sample.example, self.config.patch_size
+    def _block(
+        self, k: int, sample: Sample, reach: int
+    ) -> tuple[tuple[int, int], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return where the block of sample k begins (y, x), its image (c, y, x), target and weights (y, x)."""
+        example, (_, size, _) = sample.example, sample.shape
         sources = [example.image, example.target or example.truth, *([example.weights] if example.weights else [])]
         start, stop = (0, -reach, -reach), (1, size + reach, size + reach)
-        low, blocks = sample.blocks(sources, start, stop, ORDERS[sample.interpolation])
+        with _naming(k, sample):
+            low, blocks = sample.blocks(sources, start, stop, ORDERS[sample.interpolation])
         image, labels = blocks[0][:, 0], blocks[1][0, 0]
         weights = blocks[2][0, 0] if example.weights else np.ones(labels.shape, np.uint8)
         return low[1:], image, classes_of(example, labels, self.dataset.label_kind), weights
+
+
+@contextmanager
+def _naming(k: int, sample: Sample) -> Iterator[None]:
+    """Name the sample in which an exception happened."""
+    what = f"training sample {k}, of {sample.example.name}"
+    try:
+        yield
+    except MemoryError as error:
+        raise DeviceError(f"{what}: out of memory", fix="fewer --workers, or a smaller --patch-size") from error
+    except UnetcliError as error:
+        raise type(error)(f"{what}: {error}", fix=error.fix) from error
+    except Exception as error:
+        error.add_note(f"in {what}")
+        raise
 
 
 def _gray_of(sample: Sample) -> list[NDArray[np.float64]]:
@@ -201,6 +222,15 @@ def _gray_of(sample: Sample) -> list[NDArray[np.float64]]:
     gray, (_, y, x) = sample.gray, sample.example.image.axes.spacing
     blur = np.array(gray.blur)
     return [*map(np.array, (gray.contrast, gray.brightness, gray.gamma, gray.noise)), blur / y, blur / x]
+
+
+def host_only(config: TrainConfig, ndim: int) -> str | None:
+    """Return why the device can not augment, if it can not: it knows squares at one resolution only."""
+    if ndim == 3:
+        return "volumes"
+    if len(set(config.patch_shape(ndim))) > 1:
+        return f"patches of {config.patch_size} pixels"
+    return None if config.resize_schedule == "1" else "--resize-schedule"
 
 
 def choose_augmentation(host: BatchMaker, workers: int, seconds_per_step: Callable[[Patches], float]) -> str:
@@ -222,7 +252,7 @@ def choose_augmentation(host: BatchMaker, workers: int, seconds_per_step: Callab
     """
     if host.config.augment_on != "auto":
         return host.config.augment_on
-    if host.device.type == "cpu":
+    if host.device.type == "cpu" or host_only(host.config, host.places.ndim):
         return "host"
     batch, step = _seconds_per_batch(host, workers), seconds_per_step(host.place(host.make(0)))
     chosen = "host" if SPARE * batch <= step else "device"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from unetcli.models import build_model
 from unetcli.models.checkpoint import ModelHeader, load_checkpoint, save_checkpoint, save_model
 from unetcli.models.device import LAYOUTS, choose_layout, pays_to_compile
 from unetcli.models.losses import LOSSES, counts, loss
-from unetcli.training.batches import BatchMaker, Patches, Plane, ahead
+from unetcli.training.batches import BatchMaker, Patches, ahead
 from unetcli.training.faults import not_finite
 from unetcli.training.optimization import AveragedNetwork, make_optimizer, make_scheduler
+from unetcli.training.places import Places
 from unetcli.training.processes import Processes
-from unetcli.training.record import Row, write_rows
-from unetcli.training.validation import Validator
+from unetcli.training.record import Record, Row
+from unetcli.training.validation import Sums, Validator
 
 LOSSES_AHEAD = {"cpu": 1, "cuda": 8}
 """Steps that are begun before their losses are looked at: to look at one is to wait for the device."""
@@ -60,8 +61,8 @@ class Trainer:
         Settings.
     header
         Of the model files that are written; says how to build the network.
-    dataset, training
-        A data set, and its planes to learn from.
+    dataset, places
+        A data set, and where in it patches lie.
     processes
         That train together.
     network
@@ -76,7 +77,7 @@ class Trainer:
     config: TrainConfig
     header: ModelHeader
     dataset: Dataset
-    training: Sequence[Plane]
+    places: Places
     processes: Processes
     network: nn.Module
     passes: nn.Module
@@ -93,7 +94,7 @@ class Trainer:
         config: TrainConfig,
         header: ModelHeader,
         dataset: Dataset,
-        training: Sequence[Plane],
+        places: Places,
         processes: Processes,
         epoch_steps: int,
     ) -> Trainer:
@@ -117,9 +118,7 @@ class Trainer:
         if config.norm == "batch":  # CUDA devices share their statistics
             shared = processes.count if device.type == "cpu" else 1
             machine["batch_statistics"] = f"of {config.batch_size // config.accumulate // shared} patches"
-        return cls(
-            config, header, dataset, training, processes, network, passes, optimizer, scheduler, average, machine
-        )
+        return cls(config, header, dataset, places, processes, network, passes, optimizer, scheduler, average, machine)
 
     @property
     def result(self) -> nn.Module:
@@ -134,20 +133,20 @@ class Trainer:
 
     def maker(self, augment_on: str) -> BatchMaker:
         """Return what makes the batches, augmented on the ``host`` or on the ``device``."""
-        processes, margin = self.processes, self.header.geometry.axes[-1].margin
+        processes = self.processes
         return BatchMaker(
-            self.training, self.config, self.dataset, margin, processes.device, augment_on,
+            self.places, self.config, self.dataset, self.header.geometry, processes.device, augment_on,
             rank=processes.rank, count=processes.count,
         )  # fmt: skip
 
-    def fit(self, validator: Validator, out: Path, *, workers: int, progress: Progress) -> None:
+    def fit(self, validator: Validator, record: Record, *, workers: int, progress: Progress) -> None:
         """Train up to the last step; save a checkpoint, and validate, every so many steps.
 
         A step that is due for validation is saved before it is validated: whatever ends a long validation, the
         next call goes on with it.
         """
         history, maker = self.history, self.maker(self.history.augment_on)
-        self._validate_if_due(validator, out)
+        self._validate_if_due(validator, record)
         self.network.train()
         steps = range(history.step, history.step if self.is_finished else self.config.steps)
         depth = max(workers, LOSSES_AHEAD[self.processes.device.type]) + 1
@@ -157,8 +156,8 @@ class Trainer:
             self.train_on(maker.place(made))
             history.waited += given - asked
             history.worked += time.perf_counter() - given
-            self._validate_if_due(validator, out)
-            self._stop_if_asked(progress, out)
+            self._validate_if_due(validator, record)
+            self._stop_if_asked(progress, record.out)
             if self.is_finished:
                 break
             asked = time.perf_counter()
@@ -237,33 +236,36 @@ class Trainer:
                 fix="run the same command again: it continues",
             )
 
-    def _validate_if_due(self, validator: Validator, out: Path) -> None:
+    def _validate_if_due(self, validator: Validator, record: Record) -> None:
         """Save, and add a row to the metrics; a row that is there already is not made again."""
         history, config = self.history, self.config
         is_due = history.step > 0 and (history.step % config.validate_every == 0 or history.step == config.steps)
         if not is_due or (history.rows and history.rows[-1]["step"] == history.step):
             return
         self._read_losses()
-        self._note_times(out)
-        self.save(out)
+        self._note_times()
+        self.save(record.out)
+        start = time.perf_counter()
         row: Row = {
             "step": history.step,
             "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
             "loss": float(np.mean(history.losses)),
         }
-        history.losses = []
-        row |= self._scores(validator)
+        losses, history.losses = history.losses, []
+        sums = self._measure(validator)
+        row |= validator.row(sums)
         history.rows.append(row)
-        self._keep_best(row.get(config.best_by), out)
+        history.timing[-1]["validation_seconds"] = time.perf_counter() - start
+        self._keep_best(row.get(config.best_by), record.out)
         if self.processes.is_first:
-            write_rows(out / "metrics.csv", history.rows)
+            record.add(history.rows, history.timing, losses, partial(validator.pictures, self.result, sums))
 
-    def _scores(self, validator: Validator) -> Row:
+    def _measure(self, validator: Validator) -> Sums:
         """Validate, each process its share of the planes; return what all of them together give."""
         self.processes.same_buffers(self.result)
         with self.processes.fabric.autocast():
             parts = self.processes.gather(validator.measure(self.result))
-        return validator.row(functools.reduce(operator.add, parts))
+        return reduce(operator.add, parts)
 
     def _keep_best(self, score: float | None, out: Path) -> None:
         """Write the model if it is the best so far."""
@@ -277,7 +279,7 @@ class Trainer:
         if self.processes.is_first:
             save_model(out / "best.safetensors", self.result.state_dict(), self.header)
 
-    def _note_times(self, out: Path) -> None:
+    def _note_times(self) -> None:
         """Add a row to the times: they differ from run to run, so they are kept apart from the metrics."""
         history = self.history
         seconds = history.waited + history.worked
@@ -286,8 +288,6 @@ class Trainer:
                 "step": history.step, "seconds": seconds, "data_wait": history.waited / seconds
             })  # fmt: skip
             history.waited = history.worked = 0.0
-        if self.processes.is_first:
-            write_rows(out / "timing.csv", history.timing)
 
     def seconds_per_step(self, batch: Patches) -> float:
         """Measure passes forward and backward on a CUDA device; leave everything as it was."""
