@@ -13,6 +13,7 @@ import math
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -164,9 +165,15 @@ def receptive_field(arch: str, parameters: Mapping[str, Any]) -> tuple[int, ...]
 
 def along_axis(arch: str, parameters: Mapping[str, Any], axis: int) -> tuple[AxisGeometry, int]:
     """Return the geometry along an axis as in `geometry_of`, and the receptive field."""
-    ndim = int(parameters["ndim"])
     narrow = {"features": (2,) * len(parameters["features"]), "channels": 1, "classes": 1}
-    twin = {**parameters, **narrow, "dropout": 0.0, "norm": "none"}
+    return _of_twin(arch, tuple({**parameters, **narrow, "dropout": 0.0, "norm": "none"}.items()), axis)
+
+
+@cache
+def _of_twin(arch: str, values: tuple[tuple[str, Any], ...], axis: int) -> tuple[AxisGeometry, int]:
+    """Derive geometry and receptive field; remembered, as networks of all widths have one twin."""
+    twin = dict(values)
+    ndim = int(twin["ndim"])
     with torch.device("meta"):
         shapes_only = on_one_axis(build_model(arch, twin), axis).eval()
     smallest, stride = legal_sizes(shapes_only, ndim, axis)
