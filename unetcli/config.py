@@ -447,6 +447,17 @@ class PredictConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportConfig(Config):
+    """Settings of `export`, all of them for the package of the BioImage Model Zoo (model.zip)."""
+
+    name: str | None = setting(None, "Name of the model. [default: from its architecture and classes]", group="Package")
+    description: str | None = setting(None, "What it is for, in a sentence or two.", group="Package")
+    author: str | None = setting(None, "Who made it; several separated by semicolons.", group="Package")
+    license: str | None = setting(None, "Its license, by the identifier of SPDX, such as CC-BY-4.0.", group="Package")
+    cite: str | None = setting(None, "DOI of what to cite, beside the paper of the U-Net.", group="Package")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(LabelConfig):
     """Settings of `evaluate`."""
 
@@ -464,6 +475,7 @@ CONFIGS: dict[str, type[Config]] = {
     "augment": AugmentConfig,
     "train": TrainConfig,
     "tile-predict": PredictConfig,
+    "export": ExportConfig,
     "evaluate": EvaluateConfig,
 }
 """Settings of each command."""

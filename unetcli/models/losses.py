@@ -34,3 +34,21 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor) -> T
     """
     total = weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
     return (F.cross_entropy(logits, target, reduction="none") * weights).sum() / total
+
+
+def class_probabilities(logits: Tensor) -> Tensor:
+    """Return the probability of each class.
+
+    Parameters
+    ----------
+    logits : (n, k, [z,] y, x) float
+        One for each class, for a softmax; or a single one, of class 1, for a sigmoid.
+
+    Returns
+    -------
+    (n, classes, [z,] y, x) float32
+    """
+    logits = logits.float()
+    if logits.shape[1] > 1:
+        return logits.softmax(dim=1)
+    return torch.cat([-logits, logits], dim=1).sigmoid()  # not 1 - p, which is 0 where p rounds to 1
