@@ -52,7 +52,7 @@ def _augmentation(folder: Path, preset: str, device: torch.device) -> dict[str, 
         prep.run([folder / "train_images"], data, PrepConfig(), labels=[folder / "train_labels"])
         weights.run(data, maps, WeightsConfig())
     config, dataset = with_preset(preset, steps=TRAINED, validate_every=TRAINED // 2), open_dataset(data)
-    margin = geometry_of(config.arch, train.network_parameters(config, dataset)).margin
+    margin = geometry_of(config.arch, train.network_parameters(config, dataset)).axes[-1].margin
     planes = open_planes(dataset, maps, validation=False)
     host, other = (BatchMaker(planes, config, dataset, margin, device, on) for on in ("host", "device"))
     made = other.make(0)
@@ -77,7 +77,7 @@ def _rates(preset: str) -> tuple[float, float]:
         "ndim": 2, "channels": 1, "classes": 2, "features": list(config.feature_list), "padding": config.padding,
         "norm": config.norm, "skip": config.skip, "dropout": config.dropout,
     }  # fmt: skip
-    margin = geometry_of(config.arch, parameters).margin
+    margin = geometry_of(config.arch, parameters).axes[-1].margin
     network = build_model(config.arch, parameters).cuda()
     optimizer = torch.optim.SGD(network.parameters(), 1e-3)
     n, size, out = config.batch_size, config.patch_size, config.patch_size - 2 * margin

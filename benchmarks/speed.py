@@ -59,14 +59,13 @@ def _predict() -> None:
     core, step = 1024, 512
     network = build_model("unet", FAST).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     geometry = geometry_of("unet", FAST)
-    extent = read_extent(geometry, core, step)
-    block = torch.randn(1, extent, extent)
-    tile = torch.randn(1, 1, *(geometry.read_size(step),) * 2).to(memory_format=torch.channels_last)
+    block = torch.randn(1, *read_extent(geometry, (core, core), (step, step)))
+    tile = torch.randn(1, 1, *(geometry.axes[-1].read_size(step),) * 2).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         seconds = interleaved(
             {
                 "overlap-tile, 4 tiles, probabilities": lambda: predict_core(
-                    network, geometry, block, (core, core), step
+                    network, geometry, block, (core, core), (step, step)
                 ),
                 "4 bare forward passes of these tiles": lambda: [network(tile) for _ in range(4)],
             },

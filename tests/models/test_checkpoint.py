@@ -3,7 +3,7 @@
 import json
 import pickle
 import struct
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -84,7 +84,7 @@ def test_the_header_is_plain_json(saved):
     described = json.loads(metadata["unetcli"])
     assert described["arch"] == "unet"
     assert described["classes"] == ["background", "cell", "border"]
-    assert described["geometry"]["stride"] == 4
+    assert [axis["stride"] for axis in described["geometry"]["axes"]] == [4, 4]
 
 
 def test_the_same_model_is_the_same_bytes(tmp_path, saved, network, header):
@@ -145,7 +145,7 @@ def test_a_header_of_others_is_refused(tmp_path, metadata, said):
 
 def without(header, name):
     """Describe a model, but for one thing."""
-    fields = {"format": 1, **vars(header), "geometry": vars(header.geometry)}
+    fields = {"format": 1, **asdict(header)}
     return {k: v for k, v in fields.items() if k != name}
 
 
@@ -155,6 +155,13 @@ def test_a_header_that_lacks_something_is_refused(tmp_path, header, name):
     safetensors.torch.save_file({"a": torch.zeros(2)}, path, {"unetcli": json.dumps(without(header, name))})
     with pytest.raises(InputError, match="model"):
         load_model(path)
+
+
+def test_a_geometry_of_an_earlier_version_is_that_of_all_axes(tmp_path, network, header):
+    fields = {"format": 1, **asdict(header), "geometry": asdict(header.geometry.axes[0])}
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(network.state_dict(), path, {"unetcli": json.dumps(fields)})
+    assert load_model(path)[1] == header
 
 
 def test_parameters_of_another_network_are_refused(tmp_path, network, header):

@@ -6,11 +6,12 @@ from torch import nn
 
 from unetcli.errors import GeometryError
 from unetcli.models import build_model
-from unetcli.models.geometry import Geometry, geometry_of, legal_sizes
+from unetcli.models.geometry import AxisGeometry, Geometry, geometry_of, legal_sizes
+from unetcli.models.layers import on_one_axis
 
 PARAMETERS = {"ndim": 2, "channels": 1, "classes": 2, "norm": "none", "skip": "concat", "dropout": 0.5}
-PAPER = Geometry(stride=16, margin=92, halo=92, reach=96, smallest=188)
-SAME = Geometry(stride=16, margin=0, halo=96, reach=94, smallest=16)
+PAPER = AxisGeometry(stride=16, margin=92, halo=92, reach=96, smallest=188)
+SAME = AxisGeometry(stride=16, margin=0, halo=96, reach=94, smallest=16)
 
 
 def parameters(padding, depth, **changes):
@@ -20,7 +21,9 @@ def parameters(padding, depth, **changes):
 @pytest.mark.parametrize(("padding", "expected"), [("valid", PAPER), ("same", SAME)])
 def test_the_papers_network(padding, expected):
     features = (64, 128, 256, 512, 1024)
-    assert geometry_of("unet", parameters(padding, 4, features=features, norm="batch", classes=5)) == expected
+    assert geometry_of("unet", parameters(padding, 4, features=features, norm="batch", classes=5)) == Geometry(
+        (expected,) * 2
+    )
 
 
 def test_legal_sizes_of_the_papers_network():
@@ -33,19 +36,26 @@ def test_legal_sizes_of_the_papers_network():
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_legal_sizes_are_those_that_fit_through(padding, depth):
-    geometry = geometry_of("unet", parameters(padding, depth))
+    geometry = geometry_of("unet", parameters(padding, depth)).axes[0]
     with torch.device("meta"):
         network = build_model("unet", parameters(padding, depth))
-    found = legal_sizes(network, 2, count=5)
+        found = legal_sizes(on_one_axis(build_model("unet", parameters(padding, depth)), 1), 2, 1, count=5)
     assert [n for n in range(found[-1] + 1) if geometry.is_legal(n)] == found
     for n in found:
         assert network(torch.empty(1, 1, n, n, device="meta")).shape[-1] == n - 2 * geometry.margin
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize("changes", [{"ndim": 3}, {"skip": "add"}, {"norm": "group"}, {"channels": 3}], ids=str)
+@pytest.mark.parametrize("changes", [{"skip": "add"}, {"norm": "group"}, {"channels": 3}], ids=str)
 def test_what_does_not_change_the_geometry(padding, changes):
     assert geometry_of("unet", parameters(padding, 2, **changes)) == geometry_of("unet", parameters(padding, 2))
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_volumes_have_the_geometry_of_planes(padding):
+    plane, volume = (geometry_of("unet", parameters(padding, 2, ndim=ndim)) for ndim in (2, 3))
+    assert set(plane.axes) == set(volume.axes)
+    assert len(volume.axes) == 3
 
 
 def positive_network(padding, depth):
@@ -63,7 +73,7 @@ def positive_network(padding, depth):
      ("same", 1, 8), ("same", 2, 22), ("same", 3, 46), ("same", 4, 94)],
 )  # fmt: skip
 def test_pixels_within_reach_matter_and_no_others(padding, depth, before):
-    geometry, network = geometry_of("unet", parameters(padding, depth)), positive_network(padding, depth)
+    geometry, network = geometry_of("unet", parameters(padding, depth)).axes[1], positive_network(padding, depth)
     stride = geometry.stride
     first = geometry.halo + stride + -(geometry.halo - geometry.margin) % stride  # of the core, in the input
     size = geometry.next_legal(first + 2 * stride + geometry.reach + geometry.halo + 2 * stride)
@@ -127,6 +137,38 @@ def test_sizes_that_the_network_takes(geometry, size, least):
     geometry.check_size("--patch-size", size, least)
 
 
+Z = AxisGeometry(stride=4, margin=0, halo=8, reach=6, smallest=4)
+OF_YX = "16*k + 0, from 16 on along y; 16*k + 0, from 16 on along x"
+OF_Z = f"4*k + 0, from 4 on along z; {OF_YX}"
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "said", "fix"),
+    [
+        ((PAPER, PAPER), (500, 500), "500: the network takes 16*k + 12, from 188 on", "{0} 492 or {0} 508"),
+        ((SAME, SAME), (100, 96), f"100,96: the network takes {OF_YX}", "{0} 96,96 or {0} 112,96"),
+        ((Z, SAME, SAME), (6, 32, 32), f"6,32,32: the network takes {OF_Z}", "{0} 4,32,32 or {0} 8,32,32"),
+        ((Z, SAME, SAME), (1, 1, 32), f"1,1,32: the network takes {OF_Z}", "{0} 4,16,32"),
+    ],
+    ids=["alike", "one axis wrong", "volume", "too small"],
+)  # fmt: skip
+def test_shapes_that_the_network_does_not_take(axes, shape, said, fix):
+    with pytest.raises(GeometryError) as caught:
+        Geometry(axes).check_shape("--patch-size", shape)
+    assert str(caught.value) == f"--patch-size {said}"
+    assert caught.value.fix == fix.format("--patch-size")
+
+
+def test_shapes_that_the_network_takes():
+    Geometry((Z, SAME, SAME)).check_shape("--patch-size", (8, 32, 16))
+    Geometry((PAPER, PAPER)).check_shape("--patch-size", (572, 188))
+
+
+def test_a_geometry_is_said_in_one_line():
+    assert Geometry((SAME, SAME)).describe() == "stride 16, halo 96, inputs 16*k + 0, from 16 on"
+    assert Geometry((Z, SAME, SAME)).describe().startswith("z: stride 4, halo 8, inputs 4*k + 0, from 4 on; y: stride")
+
+
 def test_a_network_that_takes_nothing_is_refused():
     with pytest.raises(GeometryError, match="fits through the network"):
-        legal_sizes(nn.Conv2d(1, 1, 5000, device="meta"), 2)
+        legal_sizes(nn.Conv2d(1, 1, 5000, device="meta"), 2, 0)

@@ -20,14 +20,14 @@ def one_thread():
 PARAMETERS = {"ndim": 2, "channels": 2, "classes": 3, "skip": "concat", "dropout": 0.5}
 
 
-def make(padding, depth, norm="batch", skip="concat"):
+def make(padding, depth, norm="batch", skip="concat", ndim=2):
     """Make a network with tiny widths, random parameters and random running statistics."""
     torch.manual_seed(0)
     features = tuple(range(3, 4 + depth))
-    parameters = {**PARAMETERS, "padding": padding, "features": features, "norm": norm, "skip": skip}
+    parameters = {**PARAMETERS, "padding": padding, "features": features, "norm": norm, "skip": skip, "ndim": ndim}
     network, geometry = build_model("unet", parameters), geometry_of("unet", parameters)
     for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)):
             torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -36,19 +36,29 @@ def make(padding, depth, norm="batch", skip="concat"):
 
 def whole_pass(network, geometry, image, first, core):
     """Compute a core that starts at `first` in one pass over the whole image, which reaches far past it."""
-    height, width = (geometry.next_legal(n - geometry.stride + 1) for n in image.shape[1:])
+    legal = [a.next_legal(n - a.stride + 1) for a, n in zip(geometry.axes, image.shape[1:], strict=True)]
     with torch.inference_mode():
-        probabilities = network(image[None, :, :height, :width])[0].softmax(0)
-    at = first - geometry.margin
-    assert at % geometry.stride == 0
-    return probabilities[:, at : at + core[0], at : at + core[1]]
+        probabilities = network(image[(None, slice(None), *(slice(n) for n in legal))])[0].softmax(0)
+    at = [f - axis.margin for f, axis in zip(first, geometry.axes, strict=True)]
+    assert all(a % axis.stride == 0 for a, axis in zip(at, geometry.axes, strict=True))
+    return cut(probabilities, at, core)
+
+
+def cut(image, first, extent):
+    """Cut a box out of ``(c, [z,] y, x)``."""
+    return image[(slice(None), *(slice(a, a + n) for a, n in zip(first, extent, strict=True)))]
+
+
+def before(first, geometry):
+    """Return where the context of a core begins."""
+    return [f - axis.halo for f, axis in zip(first, geometry.axes, strict=True)]
 
 
 def large_image(geometry, core):
     """Make an image with much more context around the core than is needed, and say where the core starts."""
-    far = geometry.halo + aligned(geometry, geometry.halo)
-    sizes = [geometry.next_legal(far + aligned(geometry, n) + 2 * far) for n in core]
-    return torch.randn(2, *sizes), far
+    first = [axis.halo + aligned(axis, axis.halo) for axis in geometry.axes]
+    sizes = [axis.next_legal(3 * f + aligned(axis, n)) for axis, f, n in zip(geometry.axes, first, core, strict=True)]
+    return torch.randn(2, *sizes), first
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
@@ -67,13 +77,31 @@ def test_any_step_equals_the_whole(padding, depth, core, steps):
     image, first = large_image(geometry, core)
     expected = whole_pass(network, geometry, image, first, core)
     assert expected.shape == (3, *core)
-    for step in steps:
-        start = first - geometry.halo
-        extents = [read_extent(geometry, n, step) for n in core]
-        block = image[:, start : start + extents[0], start : start + extents[1]]
+    for size in steps:
+        step = (size, size)
+        block = cut(image, before(first, geometry), read_extent(geometry, core, step))
         with torch.inference_mode():
             found = predict_core(network, geometry, block, core, step)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("views", VIEWS.values(), ids=VIEWS)
+def test_volumes_equal_the_whole_too(padding, views):
+    network, geometry = make(padding, 1, ndim=3)
+    core, steps = (5, 10, 13), ((2, 4, 4), (4, 6, 6), (8, 16, 16))
+    image, first = large_image(geometry, core)
+    expected = whole_pass(network, geometry, image, first, core)
+    for step in steps:
+        with torch.inference_mode():
+            block = cut(image, before(first, geometry), read_extent(geometry, core, step))
+            torch.testing.assert_close(predict_core(network, geometry, block, core, step), expected, atol=1e-5, rtol=0)
+            seen = predict_views(network, geometry, with_context(geometry, image, first, core, step), core, step, views)
+        if views == VIEWS["none"]:
+            torch.testing.assert_close(seen, expected, atol=1e-5, rtol=0)
+        if step == steps[0]:
+            of_small_steps = seen
+        torch.testing.assert_close(seen, of_small_steps, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("norm", "skip"), [("none", "concat"), ("none", "add"), ("batch", "add")])
@@ -81,9 +109,9 @@ def test_variants_have_no_seams(norm, skip):
     network, geometry = make("same", 2, norm, skip)
     image, first = large_image(geometry, (19, 30))
     expected = whole_pass(network, geometry, image, first, (19, 30))
-    block = image[:, first - geometry.halo :, first - geometry.halo :]
+    block = cut(image, before(first, geometry), image.shape[1:])
     with torch.inference_mode():
-        found = predict_core(network, geometry, block, (19, 30), 8)
+        found = predict_core(network, geometry, block, (19, 30), (8, 16))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
@@ -92,9 +120,9 @@ def test_a_core_off_the_stride_would_differ():
     network, geometry = make("same", 2)
     image, first = large_image(geometry, (16, 16))
     expected = whole_pass(network, geometry, image, first, (16, 16))
-    start = first - geometry.halo + 1
+    start = first[0] - geometry.axes[0].halo + 1
     with torch.inference_mode():
-        found = predict_core(network, geometry, image[:, start:, start:], (15, 15), 8)
+        found = predict_core(network, geometry, image[:, start:, start:], (15, 15), (8, 8))
     assert float((found - expected[:, 1:, 1:]).abs().max()) > 1e-3
 
 
@@ -107,21 +135,21 @@ def test_what_is_read_is_enough_and_is_all_used(padding, core, step):
 
     class Spy(torch.nn.Module):
         def forward(self, tile):
-            assert all(geometry.is_legal(n) for n in tile.shape[2:])
+            assert all(geometry.axes[0].is_legal(n) for n in tile.shape[2:])
             sizes.append(tile.storage_offset() % tile.stride(2) + tile.shape[3])
-            height, width = (n - 2 * geometry.margin for n in tile.shape[2:])
+            height, width = (n - 2 * geometry.axes[0].margin for n in tile.shape[2:])
             return torch.zeros(1, 2, height, width)
 
-    extent = read_extent(geometry, core, step)
-    predict_core(Spy(), geometry, torch.zeros(2, extent, extent), (core, core), step)
-    assert max(sizes) == extent
+    extent = read_extent(geometry, (core, core), (step, step))
+    predict_core(Spy(), geometry, torch.zeros(2, *extent), (core, core), (step, step))
+    assert max(sizes) == extent[1]
 
 
 def test_results_are_probabilities():
     network, geometry = make("same", 2)
-    extent = read_extent(geometry, 10, 8)
+    extent = read_extent(geometry, (10, 10), (8, 8))
     with torch.inference_mode():
-        found = predict_core(network, geometry, torch.randn(2, extent, extent), (10, 10), 8)
+        found = predict_core(network, geometry, torch.randn(2, *extent), (10, 10), (8, 8))
     assert found.dtype == torch.float32
     assert (found >= 0).all()
     torch.testing.assert_close(found.sum(0), torch.ones(10, 10))
@@ -133,8 +161,9 @@ def test_results_are_probabilities():
 def with_context(geometry, image, at, core, step):
     """Cut a core, rounded up to the stride, with its context out of an image; `at` counts from the middle part."""
     around = context(geometry, core, step)
-    (y, x), (height, width) = at, (aligned(geometry, n) for n in core)
-    return image[:, y - around : y + height + around, x - around : x + width + around]
+    whole = [aligned(axis, n) for axis, n in zip(geometry.axes, core, strict=True)]
+    extent = [n + 2 * a for n, a in zip(whole, around, strict=True)]
+    return cut(image, [a - n for a, n in zip(at, around, strict=True)], extent)
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
@@ -143,12 +172,12 @@ def test_views_of_any_step_and_tiling_are_the_same(padding, views):
     network, geometry = make(padding, 2)
     image, at, core = torch.randn(2, 200, 200), 80, (20, 31)
     with torch.inference_mode():
-        block = with_context(geometry, image, (at, at), core, 64)
-        expected = predict_views(network, geometry, block, core, 64, views)
-        block = with_context(geometry, image, (at, at), core, 8)
-        found = predict_views(network, geometry, block, core, 8, views)
-        part = with_context(geometry, image, (at + 8, at + 16), (12, 15), 8)
-        inner = predict_views(network, geometry, part, (12, 15), 8, views)
+        block = with_context(geometry, image, (at, at), core, (64, 64))
+        expected = predict_views(network, geometry, block, core, (64, 64), views)
+        block = with_context(geometry, image, (at, at), core, (8, 8))
+        found = predict_views(network, geometry, block, core, (8, 8), views)
+        part = with_context(geometry, image, (at + 8, at + 16), (12, 15), (8, 8))
+        inner = predict_views(network, geometry, part, (12, 15), (8, 8), views)
     assert expected.shape == (3, *core)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(inner, expected[:, 8:, 16:], atol=1e-5, rtol=0)
@@ -157,18 +186,18 @@ def test_views_of_any_step_and_tiling_are_the_same(padding, views):
 def test_one_view_is_the_image_as_it_is():
     network, geometry = make("same", 2)
     image, core = torch.randn(2, 200, 200), (20, 31)
-    block = with_context(geometry, image, (80, 80), core, 8)
-    plain = image[:, 80 - geometry.halo :, 80 - geometry.halo :]
+    block = with_context(geometry, image, (80, 80), core, (8, 8))
+    plain = cut(image, before((80, 80), geometry), image.shape[1:])
     with torch.inference_mode():
-        found = predict_views(network, geometry, block, core, 8, VIEWS["none"])
-        torch.testing.assert_close(found, predict_core(network, geometry, plain, core, 8), atol=1e-6, rtol=0)
+        found = predict_views(network, geometry, block, core, (8, 8), VIEWS["none"])
+        torch.testing.assert_close(found, predict_core(network, geometry, plain, core, (8, 8)), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("turns", range(4))
 @pytest.mark.parametrize("flipped", [False, True])
 def test_all_views_turn_with_the_image(turns, flipped):
     network, geometry = make("same", 2)
-    block = with_context(geometry, torch.randn(2, 200, 200), (80, 80), (20, 24), 12)
+    block = with_context(geometry, torch.randn(2, 200, 200), (80, 80), (20, 24), (12, 12))
 
     def turn(picture):
         turned = torch.rot90(picture, turns, (-2, -1))
@@ -176,8 +205,8 @@ def test_all_views_turn_with_the_image(turns, flipped):
 
     core = (20, 24) if turns % 2 == 0 else (24, 20)
     with torch.inference_mode():
-        expected = turn(predict_views(network, geometry, block, (20, 24), 12, VIEWS["d4"]))
-        found = predict_views(network, geometry, turn(block), core, 12, VIEWS["d4"])
+        expected = turn(predict_views(network, geometry, block, (20, 24), (12, 12), VIEWS["d4"]))
+        found = predict_views(network, geometry, turn(block), core, (12, 12), VIEWS["d4"])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 

@@ -19,7 +19,7 @@ from unetcli.image.store import open_store
 from unetcli.image.tiling import Box
 from unetcli.models import build_model
 from unetcli.models.checkpoint import ModelHeader, load_model, save_model
-from unetcli.models.geometry import geometry_of
+from unetcli.models.geometry import AxisGeometry, Geometry, geometry_of
 from unetcli.stages import prep, tile_predict
 
 
@@ -61,7 +61,7 @@ def prepared(folder, array, **config):
 def whole_image(model, image):
     """Return the probabilities of one pass over the whole mirrored image (c, y, x)."""
     network, header = load_model(model)
-    geometry = header.geometry
+    geometry = header.geometry.axes[-1]
     *_, height, width = image.shape
     extent = [geometry.next_legal(geometry.halo + n + geometry.reach) for n in (height, width)]
     after = [e - geometry.halo - n for e, n in zip(extent, (height, width), strict=True)]
@@ -92,7 +92,7 @@ def test_equals_the_whole_image_at_once(tmp_path, models, small_tiles, kind, sha
 @pytest.mark.parametrize("kind", ["same", "valid"])
 def test_tile_sizes_agree(tmp_path, models, kind):
     data = prepared(tmp_path, cells((150, 131), 1)[0])
-    geometry = load_model(models[kind])[1].geometry
+    geometry = load_model(models[kind])[1].geometry.axes[-1]
     found = []
     for step in (1, 3, 100):
         size = geometry.read_size(step * geometry.stride)
@@ -108,7 +108,7 @@ def test_tile_sizes_agree(tmp_path, models, kind):
 def test_odd_sizes(models, tmp_path_factory, height, width, extra):
     folder = tmp_path_factory.mktemp("odd")
     image = cells((height, width), 2)[0]
-    geometry = load_model(models["same"])[1].geometry
+    geometry = load_model(models["same"])[1].geometry.axes[-1]
     size = geometry.read_size((1 + extra) * geometry.stride)
     predict(prepared(folder, image), folder / "m", models["same"], probabilities=folder / "p", tile_size=size)
     np.testing.assert_allclose(pixels(folder / "p")[0, :, 0], whole_image(models["same"], image[None]), atol=1e-5)
@@ -221,7 +221,8 @@ def test_verify_seams(tmp_path, models, small_tiles):
 
 def test_verify_seams_finds_a_halo_that_is_too_small(tmp_path, models):
     network, header = load_model(models["same"])
-    fields = {**header.__dict__, "geometry": type(header.geometry)(stride=4, margin=0, halo=0, reach=0, smallest=4)}
+    blind = AxisGeometry(stride=4, margin=0, halo=0, reach=0, smallest=4)
+    fields = {**header.__dict__, "geometry": Geometry((blind, blind))}
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(3)
@@ -369,7 +370,7 @@ def test_a_level_equals_the_whole_level_brought_to_full_size(tmp_path, models, d
 def test_tiles_of_a_level_agree(models, deep, tmp_path_factory, height, width, extra, upsample):
     folder = tmp_path_factory.mktemp("levels")
     data = prepared(folder, cells((height, width), 2)[0])
-    geometry = load_model(models["same"])[1].geometry
+    geometry = load_model(models["same"])[1].geometry.axes[-1]
     level = len(open_store(data).images[0].levels) - 1
     found = []
     for shard, step in ((32, 1 + extra), (4096, 100)):

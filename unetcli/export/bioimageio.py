@@ -158,7 +158,8 @@ def _tensor(names: Mapping[str, Sequence[str]], axes: list[dict[str, Any]], test
 
 def _refused(error: Any) -> ConfigError:  # noqa: ANN401 - pydantic comes with the extra
     """Say which of the options the Zoo does not take; what does not come from an option is a fault of ours."""
-    options = {"name": "--name", "description": "--description", "authors": "--author", "license": "--license", "cite": "--cite"}
+    fields = ("name", "description", "authors", "license", "cite")
+    options = {field: f"--{field.removesuffix('s')}" for field in fields}
     found = {str(e["loc"][0]): e["msg"] for e in error.errors() if str(e["loc"][0]) in options}
     if not found:
         raise error

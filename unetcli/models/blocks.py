@@ -6,7 +6,7 @@ Shapes are written ``(n, c, y, x)``; in 3D there is a ``z`` before ``y``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -61,21 +61,34 @@ class ConvBlock(nn.Sequential):
 
 
 class Down(nn.Module):
-    """Max-pooling by 2, of even sizes only.
-
-    An odd size would drop its last pixel and shift what follows against the skip connection: it is an
-    error here, so that legal sizes can be told from illegal ones by trying.
-    """
+    """Max-pooling by 2, of even sizes only."""
 
     def __init__(self, ndim: int) -> None:
         super().__init__()
-        self.pool = MAX_POOL[ndim](2)
+        self.pool = MAX_POOL[ndim]((2,) * ndim)
 
     def forward(self, features: Tensor) -> Tensor:
         """Halve the size of ``(n, c, y, x)`` features."""
-        if any(size % 2 or size < 2 for size in features.shape[2:]):
-            raise GeometryError(f"features of {tuple(features.shape[2:])} can not be pooled by 2")
+        check_divisible(features, per_axis(self.pool.kernel_size, features.ndim - 2))
         return self.pool(features)  # type: ignore[no-any-return]
+
+
+def per_axis(value: int | tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """Return a number for each axis."""
+    return (value,) * ndim if isinstance(value, int) else value
+
+
+def check_divisible(features: Tensor, window: Sequence[int]) -> None:
+    """Refuse features whose size is no multiple of a window, where they are not being traced.
+
+    What is left over would be dropped, which shifts what follows against the skip connection: it is an error
+    here, so that legal sizes can be told from illegal ones by trying.
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined, no-untyped-call]
+        return
+    if any(size % n or size < n for size, n in zip(features.shape[2:], window, strict=True)):
+        by = "x".join(map(str, window)) if len(set(window)) > 1 else window[0]
+        raise GeometryError(f"features of {tuple(features.shape[2:])} can not be pooled by {by}")
 
 
 class Up(nn.Module):

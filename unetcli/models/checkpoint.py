@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from unetcli.atomic import write_atomically
 from unetcli.errors import InputError, first_line
 from unetcli.models import build_model
-from unetcli.models.geometry import Geometry
+from unetcli.models.geometry import AxisGeometry, Geometry
 from unetcli.models.onnx import SUFFIX, OnnxNetwork
 
 FORMAT = 1
@@ -59,6 +59,11 @@ class ModelHeader:
     pixel_size: Mapping[str, Any]
     provenance: Mapping[str, Any]
     channel_names: tuple[str, ...] = ()
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes that the network works along: 2 or 3."""
+        return len(self.geometry.axes)
 
 
 def save_model(path: Path, parameters: Mapping[str, Tensor], header: ModelHeader) -> None:
@@ -114,11 +119,17 @@ def read_header(path: Path) -> ModelHeader:
         fields.setdefault("channel_names", ())  # models of earlier versions have none
         for name in ("classes", "mean", "std", "channel_names"):
             fields[name] = tuple(fields[name])
-        return ModelHeader(**{**fields, "geometry": Geometry(**fields["geometry"])})
+        return ModelHeader(**{**fields, "geometry": _geometry(fields["geometry"], fields["parameters"])})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{file}: the header of the model can not be understood ({type(error).__name__}: {first_line(error)})"
         ) from error
+
+
+def _geometry(fields: Mapping[str, Any], parameters: Mapping[str, Any]) -> Geometry:
+    """Read a geometry; models of earlier versions have one for all axes."""
+    axes = fields["axes"] if "axes" in fields else [fields] * parameters["ndim"]
+    return Geometry(tuple(AxisGeometry(**axis) for axis in axes))
 
 
 def _metadata(file: Path) -> dict[str, str]:

@@ -1,14 +1,15 @@
-"""Stride, halo and legal input sizes of a network, derived from its layers.
+"""Stride, halo and legal input sizes of a network along each axis, derived from its layers.
 
 Nothing here knows any architecture: legal sizes are found by trying, reach by asking which input pixels
-an output pixel depends on. Both are asked of a twin with one channel per level, which has the same
-geometry and costs milliseconds.
+an output pixel depends on. Both are asked of a twin with two channels per level, which has the same geometry,
+along one axis after the other: windows are separable, so every window can be one pixel wide along the others.
+The twin works on a line of pixels and costs milliseconds, in 3D too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +18,14 @@ from torch import nn
 
 from unetcli.errors import GeometryError
 from unetcli.models import build_model
-from unetcli.models.blocks import MAX_POOL
+from unetcli.models.layers import on_one_axis, without_maxima
 
 LARGEST_SIZE_TRIED = 2048
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """How the output of a network lies on its input, in pixels along each axis.
+class AxisGeometry:
+    """How the output of a network lies on its input along one axis, in pixels.
 
     Parameters
     ----------
@@ -65,6 +66,17 @@ class Geometry:
         """Return the largest core on the stride that an input of this size yields."""
         return (size - self.halo - self.reach) // self.stride * self.stride
 
+    def sizes(self, least: int | None = None) -> str:
+        """Say which sizes are legal: ``16*k + 12, from 188 on``."""
+        return f"{self.stride}*k + {self.smallest % self.stride}, from {self.next_legal(least or self.smallest)} on"
+
+    def neighbours(self, size: int, least: int | None = None) -> tuple[int, ...]:
+        """Return the legal sizes next to a size, from `least` on: the size itself, or one or two others."""
+        least = self.next_legal(least or self.smallest)
+        above = max(self.next_legal(size), least)
+        below = above - self.stride
+        return (above,) if above == size or below < least else (below, above)
+
     def check_size(self, option: str, size: int, least: int | None = None) -> None:
         """Refuse an input size that the network does not take.
 
@@ -80,15 +92,47 @@ class Geometry:
         GeometryError
             With the next legal sizes.
         """
-        least = self.next_legal(least or self.smallest)
-        if self.is_legal(size) and size >= least:
+        nearest = self.neighbours(size, least)
+        if nearest != (size,):
+            raise GeometryError(
+                f"{option} {size}: the network takes {self.sizes(least)}",
+                fix=" or ".join(f"{option} {n}" for n in nearest),
+            )
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How the output of a network lies on its input along each axis: (y, x) or (z, y, x)."""
+
+    axes: tuple[AxisGeometry, ...]
+
+    def check_shape(self, option: str, shape: Sequence[int]) -> None:
+        """Refuse an input shape, one size for each axis, that the network does not take.
+
+        Raises
+        ------
+        GeometryError
+            With the next legal sizes.
+        """
+        if len(set(self.axes)) == len(set(shape)) == 1:
+            self.axes[0].check_size(option, shape[0])
+        nearest = [axis.neighbours(n) for axis, n in zip(self.axes, shape, strict=True)]
+        if all(found == (n,) for found, n in zip(nearest, shape, strict=True)):
             return
-        above = max(self.next_legal(size), least)
-        below = above - self.stride
+        names = "zyx"[-len(self.axes) :]
+        takes = "; ".join(f"{axis.sizes()} along {name}" for name, axis in zip(names, self.axes, strict=True))
+        shapes = dict.fromkeys(",".join(str(found[end]) for found in nearest) for end in (0, -1))
         raise GeometryError(
-            f"{option} {size}: the network takes {self.stride}*k + {self.smallest % self.stride}, from {least} on",
-            fix=f"{option} {above}" if below < least else f"{option} {below} or {option} {above}",
+            f"{option} {','.join(map(str, shape))}: the network takes {takes}",
+            fix=" or ".join(f"{option} {text}" for text in shapes),
         )
+
+    def describe(self) -> str:
+        """Say the geometry in one line; for each axis, where they differ."""
+        lines = [f"stride {a.stride}, halo {a.halo}, inputs {a.sizes()}" for a in self.axes]
+        if len(set(lines)) == 1:
+            return lines[0]
+        return "; ".join(f"{name}: {line}" for name, line in zip("zyx"[-len(lines) :], lines, strict=True))
 
 
 def geometry_of(arch: str, parameters: Mapping[str, Any]) -> Geometry:
@@ -110,24 +154,29 @@ def geometry_of(arch: str, parameters: Mapping[str, Any]) -> Geometry:
         "channels": 1,
         "classes": 1,
         "dropout": 0.0,
+        "norm": "none",
     }
+    return Geometry(tuple(_axis_geometry(arch, twin, axis) for axis in range(int(parameters["ndim"]))))
+
+
+def _axis_geometry(arch: str, twin: Mapping[str, Any], axis: int) -> AxisGeometry:
     with torch.device("meta"):
-        shapes_only = build_model(arch, {**twin, "norm": "none"})
-    ndim = int(parameters["ndim"])
-    sizes = legal_sizes(shapes_only, ndim)
+        shapes_only = on_one_axis(build_model(arch, twin), axis).eval()
+    sizes = legal_sizes(shapes_only, int(twin["ndim"]), axis)
     smallest, stride = sizes[0], sizes[1] - sizes[0]
-    margin = _margin(shapes_only, ndim, smallest)
-    before, after = _reach(build_model(arch, {**twin, "norm": "none"}), ndim, stride, margin, smallest)
+    margin = (smallest - _output_size(shapes_only, int(twin["ndim"]), axis, smallest)) // 2
+    positive = on_one_axis(without_maxima(build_model(arch, twin)), axis).eval()
+    before, after = _reach(positive, int(twin["ndim"]), axis, stride, margin, smallest)
     halo = margin + math.ceil((before - margin) / stride) * stride
-    return Geometry(stride=stride, margin=margin, halo=halo, reach=after, smallest=smallest)
+    return AxisGeometry(stride=stride, margin=margin, halo=halo, reach=after, smallest=smallest)
 
 
-def legal_sizes(network: nn.Module, ndim: int, count: int = 2) -> list[int]:
-    """Return the smallest input sizes that fit through a network (on the meta device), by trying each."""
+def legal_sizes(network: nn.Module, ndim: int, axis: int, count: int = 2) -> list[int]:
+    """Return the smallest input sizes that fit through a network `on_one_axis` (on the meta device), by trying."""
     found: list[int] = []
     for size in range(1, LARGEST_SIZE_TRIED + 1):
         try:
-            _margin(network, ndim, size)
+            _output_size(network, ndim, axis, size)
         except (GeometryError, RuntimeError):  # a size that a convolution or a crop can not take
             continue
         found.append(size)
@@ -136,34 +185,36 @@ def legal_sizes(network: nn.Module, ndim: int, count: int = 2) -> list[int]:
     raise GeometryError(f"no input of up to {LARGEST_SIZE_TRIED} pixels fits through the network")
 
 
-def _margin(network: nn.Module, ndim: int, size: int) -> int:
-    output = network(torch.empty((1, 1, *(size,) * ndim), device="meta"))
-    return (size - int(output.shape[-1])) // 2
+def _output_size(network: nn.Module, ndim: int, axis: int, size: int) -> int:
+    with torch.no_grad():
+        output = network(torch.empty((1, 1, *_line(ndim, axis, size)), device="meta"))
+    return int(output.shape[2 + axis])
 
 
-def _reach(network: nn.Module, ndim: int, stride: int, margin: int, smallest: int) -> tuple[int, int]:
+def _line(ndim: int, axis: int, size: int) -> tuple[int, ...]:
+    return tuple(size if i == axis else 1 for i in range(ndim))
+
+
+def _reach(network: nn.Module, ndim: int, axis: int, stride: int, margin: int, smallest: int) -> tuple[int, int]:
     """Return how far before and after an output core, which lies on the stride, the network looks.
 
     With positive weights and averages in place of maxima no path can cancel or hide another, so an input
     pixel matters to the core if and only if its gradient is not zero.
     """
-    for module in network.modules():
-        for name, child in module.named_children():
-            if isinstance(child, tuple(MAX_POOL.values())):
-                setattr(module, name, nn.AvgPool2d(2) if ndim == 2 else nn.AvgPool3d(2))
     for parameter in network.parameters():
-        nn.init.constant_(parameter, 0.5)
-    network.double().eval()
-    for size in range(smallest, LARGEST_SIZE_TRIED, 4 * stride):
-        image = torch.ones((1, 1, *(size,) * ndim), dtype=torch.float64, requires_grad=True)
+        nn.init.constant_(parameter, 1 / parameter[0].numel())  # about an average: no overflow in deep networks
+    network.double()
+    size = smallest + 4 * stride
+    while size < 8 * LARGEST_SIZE_TRIED:
+        image = torch.ones((1, 1, *_line(ndim, axis, size)), dtype=torch.float64, requires_grad=True)
         output = network(image)
         core = (size // 2 - margin) // stride * stride
-        # A row of cores along x; the other axes are summed, as all axes are alike.
-        output[..., core : core + stride].sum().backward()
+        output.narrow(2 + axis, core, stride).sum().backward()
         assert image.grad is not None
-        seen = torch.nonzero(image.grad.abs().flatten(0, -2).sum(0)).flatten()
+        seen = torch.nonzero(image.grad.flatten()).flatten()
         first, last = int(seen[0]), int(seen[-1])
         if first > 0 and last < size - 1:  # else the edge of the image may hide a longer reach
             # Input pixel of output pixel i is i + margin.
             return core + margin - first, last + 1 - (core + stride + margin)
+        size += math.ceil(size / stride) * stride
     raise GeometryError(f"the network sees more than {LARGEST_SIZE_TRIED} pixels")

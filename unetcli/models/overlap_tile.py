@@ -2,55 +2,62 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from unetcli.models.geometry import Geometry
+from unetcli.models.geometry import AxisGeometry, Geometry
 
 
-def aligned(geometry: Geometry, core: int) -> int:
-    """Round the extent of a core up to the network's stride."""
-    return math.ceil(core / geometry.stride) * geometry.stride
+def aligned(axis: AxisGeometry, core: int) -> int:
+    """Round the extent of a core along an axis up to the network's stride."""
+    return math.ceil(core / axis.stride) * axis.stride
 
 
-def read_extent(geometry: Geometry, core: int, step: int) -> int:
-    """Return how many pixels, from `halo` before a core on, `predict_core` needs for it.
+def read_extent(geometry: Geometry, core: Sequence[int], step: Sequence[int]) -> tuple[int, ...]:
+    """Return how many pixels along each axis, from `halo` before a core on, `predict_core` needs for it.
 
     Parameters
     ----------
     geometry
         Of the network.
     core
-        Extent of the core.
+        Extent of the core along each axis.
     step
-        Extent of the core of one tile.
+        Extent of the core of one tile along each axis.
     """
-    return max(a + geometry.read_size(aligned(geometry, b - a)) for a, b in _steps(core, step))
+    return tuple(_read_extent(axis, n, s) for axis, n, s in zip(geometry.axes, core, step, strict=True))
 
 
-def predict_core(network: nn.Module, geometry: Geometry, block: Tensor, core: tuple[int, int], step: int) -> Tensor:
+def _read_extent(axis: AxisGeometry, core: int, step: int) -> int:
+    return max(a + axis.read_size(aligned(axis, b - a)) for a, b in _steps(core, step))
+
+
+def predict_core(
+    network: nn.Module, geometry: Geometry, block: Tensor, core: Sequence[int], step: Sequence[int]
+) -> Tensor:
     """Return the class probabilities of a core, computed tile by tile.
 
     Parameters
     ----------
     network
-        Takes ``(n, channels, y, x)``.
+        Takes ``(n, channels, [z,] y, x)``.
     geometry
         Of the network.
-    block : (channels, y, x) float32
+    block : (channels, [z,] y, x) float32
         The core with its context: from `halo` before it on, `read_extent` pixels along each axis. The core
         starts on the network's stride, counted from the edge of the image.
     core
-        Extent of the core along y and x.
+        Extent of the core along each axis.
     step
-        Extent of the core of one tile; a multiple of the stride.
+        Extent of the core of one tile along each axis; multiples of the stride.
 
     Returns
     -------
-    (classes, y, x) float32
+    (classes, [z,] y, x) float32
 
     Notes
     -----
@@ -60,19 +67,21 @@ def predict_core(network: nn.Module, geometry: Geometry, block: Tensor, core: tu
         |<- halo ->|<- step ->|            |  first tile
                    |<- halo ->|<- step ->| |  second tile
     """
-    rows = []
-    for y0, y1 in _steps(core[0], step):
-        row = []
-        for x0, x1 in _steps(core[1], step):
-            size = [geometry.read_size(aligned(geometry, n)) for n in (y1 - y0, x1 - x0)]
-            tile = block[None, :, y0 : y0 + size[0], x0 : x0 + size[1]]
-            row.append(_valid_part(network(tile), geometry, (y1 - y0, x1 - x0)))
-        rows.append(torch.cat(row, dim=-1))
-    return torch.cat(rows, dim=-2)
+    result = torch.empty(0)
+    for spans in itertools.product(*(_steps(n, s) for n, s in zip(core, step, strict=True))):
+        read = [
+            slice(a, a + axis.read_size(aligned(axis, b - a)))
+            for axis, (a, b) in zip(geometry.axes, spans, strict=True)
+        ]
+        part = _valid_part(network(block[(None, slice(None), *read)]), geometry, [b - a for a, b in spans])
+        if not result.numel():
+            result = part.new_empty((len(part), *core))
+        result[(slice(None), *(slice(a, b) for a, b in spans))] = part
+    return result
 
 
 View = tuple[int, bool]
-"""Quarter turns, then whether mirrored along x."""
+"""Quarter turns of y and x, then whether mirrored along x."""
 VIEWS: dict[str, tuple[View, ...]] = {
     "none": ((0, False),),
     "flips": ((0, False), (0, True), (2, False), (2, True)),
@@ -81,14 +90,29 @@ VIEWS: dict[str, tuple[View, ...]] = {
 """What test-time augmentation averages over; these need no interpolation, so they keep the promise of no seams."""
 
 
-def context(geometry: Geometry, core: tuple[int, int], step: int) -> int:
-    """Return how many pixels to read on each side of a core, rounded up to the stride, for any view of it."""
-    needs = [read_extent(geometry, n, step) - geometry.halo - n for n in (aligned(geometry, c) for c in core)]
-    return max(geometry.halo, *needs)
+def context(geometry: Geometry, core: Sequence[int], step: Sequence[int]) -> tuple[int, ...]:
+    """Return how many pixels to read on each side of a core, rounded up to the stride, for any view of it.
+
+    A quarter turn changes y and x, so these two have the context of the one that needs more.
+    """
+    extents = [aligned(axis, n) for axis, n in zip(geometry.axes, core, strict=True)]
+    y, x = geometry.axes[-2:]
+    turned = max(_context(axis, n, s) for axis in (y, x) for n in extents[-2:] for s in step[-2:])
+    depth = [_context(geometry.axes[i], extents[i], step[i]) for i in range(len(extents) - 2)]
+    return (*depth, turned, turned)
+
+
+def _context(axis: AxisGeometry, core: int, step: int) -> int:
+    return max(axis.halo, _read_extent(axis, core, step) - axis.halo - core)
 
 
 def predict_views(
-    network: nn.Module, geometry: Geometry, block: Tensor, core: tuple[int, int], step: int, views: tuple[View, ...]
+    network: nn.Module,
+    geometry: Geometry,
+    block: Tensor,
+    core: Sequence[int],
+    step: Sequence[int],
+    views: tuple[View, ...],
 ) -> Tensor:
     """Return the mean over turned and mirrored views of the class probabilities of a core.
 
@@ -96,36 +120,38 @@ def predict_views(
     ----------
     network, geometry, core, step
         As in `predict_core`.
-    block : (channels, y, x) float32
+    block : (channels, [z,] y, x) float32
         The core, rounded up to the stride, with `context` pixels on each side.
     views
         Which ones.
 
     Returns
     -------
-    (classes, y, x) float32
+    (classes, [z,] y, x) float32
 
     Notes
     -----
     A view of a rounded core starts on the stride again, counted from the other end, for every tile of an image.
     """
-    first = context(geometry, core, step) - geometry.halo
-    whole = (aligned(geometry, core[0]), aligned(geometry, core[1]))
+    around = context(geometry, core, step)
+    first = [slice(n - axis.halo, None) for axis, n in zip(geometry.axes, around, strict=True)]
+    *depth, y, x = (aligned(axis, n) for axis, n in zip(geometry.axes, core, strict=True))
     total = torch.zeros(())
     for turns, flipped in views:
         turned = torch.rot90(block, turns, (-2, -1))
         turned = turned.flip(-1) if flipped else turned
-        extent = whole if turns % 2 == 0 else (whole[1], whole[0])
-        result = predict_core(network, geometry, turned[:, first:, first:].contiguous(), extent, step)
+        extent = (*depth, y, x) if turns % 2 == 0 else (*depth, x, y)
+        result = predict_core(network, geometry, turned[(slice(None), *first)].contiguous(), extent, step)
         result = result.flip(-1) if flipped else result
         total = total.to(result.device) + torch.rot90(result, -turns, (-2, -1))
-    return (total / len(views))[:, : core[0], : core[1]]
+    return (total / len(views))[(slice(None), *(slice(n) for n in core))]
 
 
-def _valid_part(logits: Tensor, geometry: Geometry, core: tuple[int, int]) -> Tensor:
+def _valid_part(logits: Tensor, geometry: Geometry, core: Sequence[int]) -> Tensor:
     """Cut the core out of the output of a tile, as probabilities."""
-    first = geometry.halo - geometry.margin
-    return logits[0, :, first : first + core[0], first : first + core[1]].float().softmax(dim=0)
+    firsts = [axis.halo - axis.margin for axis in geometry.axes]
+    inside = (slice(a, a + n) for a, n in zip(firsts, core, strict=True))
+    return logits[0][(slice(None), *inside)].float().softmax(dim=0)
 
 
 def _steps(core: int, step: int) -> Iterator[tuple[int, int]]:

@@ -258,15 +258,13 @@ def _model(path: Location, *, check: bool) -> dict[str, Any]:
 
     file = require_local(path)
     header = load_model(file)[1] if check else read_header(file)
-    geometry = header.geometry
     return {
         "kind": "model",
         "architecture": _architecture(header.arch, header.parameters),
         "classes": ", ".join(header.classes),
         "channels": header.channels,
         **({"channel_names": ", ".join(header.channel_names)} if header.channel_names else {}),
-        "geometry": f"stride {geometry.stride}, halo {geometry.halo}, inputs {geometry.stride}*k + "
-        f"{geometry.smallest % geometry.stride} from {geometry.smallest} on",
+        "geometry": header.geometry.describe(),
         "pixel_size": _model_pixel_size(header.pixel_size),
         "made_by": f"unetcli {header.provenance.get('version')}",
     }

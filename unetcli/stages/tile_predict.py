@@ -31,7 +31,7 @@ from unetcli.image.streaming import Progress, Work, available_cpus, silent, stre
 from unetcli.image.tiling import Box, TileGrid
 from unetcli.models.checkpoint import ModelHeader, load_model, model_file
 from unetcli.models.device import choose_device
-from unetcli.models.geometry import Geometry
+from unetcli.models.geometry import AxisGeometry, Geometry
 from unetcli.models.overlap_tile import VIEWS, aligned, context, predict_views
 
 Block = NDArray[Any]
@@ -193,11 +193,11 @@ class Predictor:
     def load(cls, model: Path, config: PredictConfig, device_name: str) -> Predictor:
         """Load a model on a device and choose the tile."""
         network, header = load_model(model)
-        geometry, device = header.geometry, choose_device(device_name)
-        step = aligned(geometry, DEFAULT_STEP[device.type])
+        axis, device = header.geometry.axes[-1], choose_device(device_name)
+        step = aligned(axis, DEFAULT_STEP[device.type])
         if config.tile_size is not None:
-            geometry.check_size("--tile-size", config.tile_size, geometry.read_size(geometry.stride))
-            step = geometry.core_size(config.tile_size)
+            axis.check_size("--tile-size", config.tile_size, axis.read_size(axis.stride))
+            step = axis.core_size(config.tile_size)
         if device.type == "cpu":
             torch.set_num_threads(available_cpus())
         torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa would show at the seams
@@ -209,6 +209,11 @@ class Predictor:
     def geometry(self) -> Geometry:
         """Geometry of the network."""
         return self.header.geometry
+
+    @property
+    def axis(self) -> AxisGeometry:
+        """Geometry along y and x, which are alike."""
+        return self.geometry.axes[-1]
 
     def check(self, source: Store) -> None:
         """Refuse images that the network can not take, and results in place of images."""
@@ -242,7 +247,7 @@ class Predictor:
             "images": len(shapes),
             "megapixels": sum(math.prod(s) // s[1] for s in shapes) / 1e6,
             "tiles": self.count_tiles(subjects),
-            "tile": f"{self.geometry.read_size(self.step)} pixels in, core {self.step}",
+            "tile": f"{self.axis.read_size(self.step)} pixels in, core {self.step}",
             "device": str(self.device),
         }
 
@@ -252,7 +257,7 @@ class Predictor:
         classes = len(self.header.classes)
         shard = Layout.of((t, 1, *zyx)).shard
         for tile in TileGrid((t, classes, *zyx), (1, classes, *shard[2:])):
-            inner = subject.inner(tile.core, self.geometry.stride)
+            inner = subject.inner(tile.core, self.axis.stride)
             read = self.read_box(inner, subject.level.shape[1])
             yield LevelTile(tile.index, tile.core, read, inner, subject.way)
 
@@ -295,8 +300,8 @@ class Predictor:
                     result[i, :, j] = self._predict_plane(block[i, :, j], (y, x), step or self.step)
         except torch.OutOfMemoryError as error:
             raise DeviceError(
-                f"out of memory on {self.device} with tiles of {self.geometry.read_size(self.step)} pixels",
-                fix=f"--tile-size {self.geometry.read_size(aligned(self.geometry, self.step // 2))}",
+                f"out of memory on {self.device} with tiles of {self.axis.read_size(self.step)} pixels",
+                fix=f"--tile-size {self.axis.read_size(aligned(self.axis, self.step // 2))}",
             ) from error
         return result
 
@@ -304,7 +309,7 @@ class Predictor:
         mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in (self.header.mean, self.header.std))
         image = torch.from_numpy((plane.astype(np.float32) - mean) / std).to(self.device)
         with torch.inference_mode():
-            result = predict_views(self.network, self.geometry, image, core, step, VIEWS[self.config.tta])
+            result = predict_views(self.network, self.geometry, image, core, (step, step), VIEWS[self.config.tta])
         return result.cpu().numpy()
 
     def _quantize(self, probabilities: Block) -> Block:
@@ -315,10 +320,10 @@ class Predictor:
     def read_box(self, core: Box, channels: int, step: int | None = None) -> Box:
         """Return what the network needs for a core."""
         read = core.replace(1, 0, channels)
-        around = context(self.geometry, (core.shape[3], core.shape[4]), step or self.step)
-        for axis in (3, 4):
+        around = context(self.geometry, core.shape[3:], (step or self.step,) * 2)
+        for axis, n in zip((3, 4), around, strict=True):
             first = core.start[axis]
-            read = read.replace(axis, first - around, first + aligned(self.geometry, core.shape[axis]) + around)
+            read = read.replace(axis, first - n, first + aligned(self.axis, core.shape[axis]) + n)
         return read
 
     def verify_seams(self, level: Level) -> float:
@@ -329,15 +334,15 @@ class Predictor:
         GeometryError
             If it is more than rounding.
         """
-        stride = self.geometry.stride
+        stride = self.axis.stride
         box = Box.whole(level.shape)
         for axis in range(5):
             n = level.shape[axis]
             size = min(n, SEAM_SAMPLE) if axis > 2 else 1
             first = (n - size) // 2 // stride * stride if axis > 2 else n // 2
             box = box.replace(axis, first, first + size) if axis != 1 else box
-        whole = aligned(self.geometry, SEAM_SAMPLE)
-        step = min(self.step, aligned(self.geometry, math.ceil(max(box.shape[3:]) / 2)))
+        whole = aligned(self.axis, SEAM_SAMPLE)
+        step = min(self.step, aligned(self.axis, math.ceil(max(box.shape[3:]) / 2)))
         results = []
         for s in (step, whole):
             block = read_mirrored(level, self.read_box(box, level.shape[1], s))

@@ -108,7 +108,7 @@ def run(
     dataset.require_labels()
     parameters = network_parameters(config, dataset)
     geometry = geometry_of(config.arch, parameters)
-    geometry.check_size("--patch-size", config.patch_size)
+    geometry.check_shape("--patch-size", (config.patch_size,) * len(geometry.axes))
     config.grid_points(ndim=2)
     _check_norm(config, geometry)
     if dry_run:
@@ -153,7 +153,7 @@ def run(
 
 def _check_norm(config: TrainConfig, geometry: Geometry) -> None:
     """Refuse a normalization over one value: batch and instance normalization have no gradient there."""
-    bottom = (config.patch_size // geometry.stride) ** 2 * (config.batch_size if config.norm == "batch" else 1)
+    bottom = (config.patch_size // geometry.axes[-1].stride) ** 2 * (config.batch_size if config.norm == "batch" else 1)
     if config.norm in ("batch", "instance") and bottom == 1:
         raise ConfigError(
             f"--norm {config.norm} with --patch-size {config.patch_size}: one value is left to normalize over at the "
@@ -181,12 +181,11 @@ def _dry_run(
 ) -> dict[str, Any]:
     """Say what would be trained."""
     network = build_model(config.arch, parameters)
-    output = config.patch_size - 2 * geometry.margin
+    output = config.patch_size - 2 * geometry.axes[-1].margin
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "patch": f"{config.patch_size} pixels in, {output} out, {config.batch_size} in a step",
-        "geometry": f"stride {geometry.stride}, halo {geometry.halo}, inputs {geometry.stride}*k + "
-        f"{geometry.smallest % geometry.stride}",
+        "geometry": geometry.describe(),
         "training_planes": sum(1 for _ in dataset.planes(validation=False)),
         "validation_planes": sum(1 for _ in dataset.planes(validation=True)),
         "steps": config.steps,
@@ -272,7 +271,9 @@ class Trainer:
 
     def maker(self, planes: list[Plane], augment_on: str) -> BatchMaker:
         """Return what makes the batches, augmented on the ``host`` or on the ``device``."""
-        return BatchMaker(planes, self.config, self.dataset, self.geometry.margin, self.fabric.device, augment_on)
+        return BatchMaker(
+            planes, self.config, self.dataset, self.geometry.axes[-1].margin, self.fabric.device, augment_on
+        )
 
     def _train_on(self, batch: Patches) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -368,15 +369,14 @@ class Trainer:
             ])  # fmt: skip
 
     def _predict(self, example: Example, core: Box, mean: NDArray[Any], std: NDArray[Any]) -> NDArray[np.float32]:
-        halo, extent = self.geometry.halo, core.shape[3:]
+        extent, step = core.shape[3:], (VALIDATION_TILE,) * 2
         block = core
-        for axis, n in zip((3, 4), extent, strict=True):
-            first = core.start[axis] - halo
-            block = block.replace(axis, first, first + read_extent(self.geometry, n, VALIDATION_TILE))
+        for axis, n in zip((3, 4), read_extent(self.geometry, extent, step), strict=True):
+            first = core.start[axis] - self.geometry.axes[-1].halo
+            block = block.replace(axis, first, first + n)
         pixels = read_mirrored(example.image, block)[0, :, 0]
         image = torch.from_numpy((pixels.astype(np.float32) - mean[:, None, None]) / std[:, None, None])
-        core_yx = (extent[0], extent[1])
-        result = predict_core(self.network, self.geometry, self.fabric.to_device(image), core_yx, VALIDATION_TILE)
+        result = predict_core(self.network, self.geometry, self.fabric.to_device(image), extent, step)
         return result.cpu().numpy()
 
     def save(self, path: Path) -> None:
