@@ -216,7 +216,9 @@ def train(
 @command(PredictConfig, "tile-predict")
 def tile_predict(
     image: Annotated[Path, Argument(help="OME-Zarr store to segment: path or URL.", metavar="IMAGE.zarr", **STORE)],
-    model: Annotated[Path, Option("--model", help="Folder of a training run, or model file: .safetensors, .onnx.", **LOCAL)],
+    model: Annotated[
+        Path, Option("--model", help="Folder of a training run, or model file: .safetensors, .onnx.", **LOCAL)
+    ],
     out: Annotated[
         Path | None, Option("-o", "--out", help="The mask: a new store (path or s3:// URL), or mask.ome.tif.", **STORE)
     ] = None,

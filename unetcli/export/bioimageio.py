@@ -132,7 +132,7 @@ def package(
             "description": card.description, "documentation": {"source": "README.md"},
             "authors": [{"name": name} for name in card.authors], "license": card.license,
             "cite": [U_NET, *({"text": doi, "doi": doi} for doi in card.dois)], "tags": list(card.tags),
-            "inputs": [_tensor(inputs, [axis.input() for axis in axes], "input.npy")],
+            "inputs": [_tensor(inputs, [axis.input() for axis in axes], "input.npy") | {"pad": {"mode": "reflect"}}],
             "outputs": [_tensor(outputs, [axis.output(of) for axis in axes], "output.npy")],
             "weights": {"onnx": {"source": "model.onnx", "opset_version": opset}},
         }  # fmt: skip

@@ -49,8 +49,8 @@ def to_onnx(network: nn.Module, image: Tensor, sizes_out: Sequence[str], metadat
 
     axes = "zyx"[-len(sizes_out) :]
     names = {
-        INPUT: {0: "n", **{i: axis for i, axis in enumerate(axes, start=2)}},
-        OUTPUT: {0: "n", **{i: size for i, size in enumerate(sizes_out, start=2)}},
+        INPUT: {0: "n", **dict(enumerate(axes, start=2))},
+        OUTPUT: {0: "n", **dict(enumerate(sizes_out, start=2))},
     }
     buffer = io.BytesIO()
     with _quiet(), torch.inference_mode():
