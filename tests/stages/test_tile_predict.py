@@ -23,10 +23,10 @@ from unetcli.models.geometry import AxisGeometry, Geometry, geometry_of
 from unetcli.stages import prep, tile_predict
 
 
-def make_model(path, *, channels=1, classes=2, features=(3, 4, 5), padding="same", norm="none", **header):
+def make_model(path, *, ndim=2, channels=1, classes=2, features=(3, 4, 5), padding="same", norm="none", **header):
     """Write a model of random parameters whose output depends on everything that it sees."""
     parameters = {
-        "ndim": 2, "channels": channels, "classes": classes, "features": list(features), "padding": padding,
+        "ndim": ndim, "channels": channels, "classes": classes, "features": list(features), "padding": padding,
         "norm": norm, "skip": "concat", "dropout": 0.0,
     }  # fmt: skip
     torch.manual_seed(0)

@@ -19,8 +19,6 @@ U_NET = {
     "text": "Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedical Image Segmentation. MICCAI 2015",
     "doi": "10.1007/978-3-319-24574-4_28",
 }
-UNITS = 4096
-"""Sizes up to which a pixel size has to give whole pixels again."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +48,9 @@ class SpaceAxis:
     unit: str | None = None
 
     def described(self) -> dict[str, Any]:
-        """Return what input and output say of the axis alike.
-
-        Readers compute ``int(size * pixel_size / pixel_size)``: a pixel size whose rounding loses a pixel is left out.
-        """
-        scale = self.pixel_size
-        sizes = np.arange(1, UNITS)
-        if scale is None or self.unit is None or ((sizes * scale / scale).astype(int) != sizes).any():
-            return {"type": "space", "id": self.name}
-        return {"type": "space", "id": self.name, "scale": scale, "unit": self.unit}
+        """Return what input and output say of the axis alike."""
+        known = {"scale": self.pixel_size, "unit": self.unit} if self.pixel_size and self.unit else {}
+        return {"type": "space", "id": self.name, **known}
 
     def input(self) -> dict[str, Any]:
         """Describe the axis of the input."""
@@ -81,6 +73,8 @@ class Card:
     license: str | None
     dois: tuple[str, ...]
     tags: tuple[str, ...]
+    cover: bytes
+    """A picture, PNG; twice as wide as high."""
 
 
 def package(
@@ -124,6 +118,7 @@ def package(
         warnings.simplefilter("ignore")
         root = Path(folder)
         (root / "model.onnx").write_bytes(model)
+        (root / "cover.png").write_bytes(card.cover)
         (root / "README.md").write_text(card.documentation)
         np.save(root / "input.npy", image)
         np.save(root / "output.npy", probabilities)
@@ -132,6 +127,7 @@ def package(
             "description": card.description, "documentation": {"source": "README.md"},
             "authors": [{"name": name} for name in card.authors], "license": card.license,
             "cite": [U_NET, *({"text": doi, "doi": doi} for doi in card.dois)], "tags": list(card.tags),
+            "covers": [{"source": "cover.png"}],
             "inputs": [_tensor(inputs, [axis.input() for axis in axes], "input.npy") | {"pad": {"mode": "reflect"}}],
             "outputs": [_tensor(outputs, [axis.output(of) for axis in axes], "output.npy")],
             "weights": {"onnx": {"source": "model.onnx", "opset_version": opset}},

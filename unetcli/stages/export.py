@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unetcli.atomic import write_atomically
@@ -13,11 +15,14 @@ from unetcli.config import ExportConfig
 from unetcli.errors import ConfigError, InputError
 from unetcli.export.bioimageio import Card, SpaceAxis, package
 from unetcli.export.onnx import INPUT, OPSET, OUTPUT, to_onnx
+from unetcli.image.axes import MICROMETERS
 from unetcli.models.checkpoint import ModelHeader, header_metadata, load_model, model_file
 from unetcli.models.geometry import AxisGeometry
 from unetcli.models.onnx import SUFFIX, OnnxNetwork
 from unetcli.models.portable import Portable
+from unetcli.report.pictures import to_gray, to_png
 
+FloatArray = NDArray[np.float32]
 TOLERANCE = 1e-4
 """Of probabilities, between onnxruntime and torch: rounding is hundreds of times smaller."""
 KINDS = {SUFFIX: "ONNX", ".zip": "package of the BioImage Model Zoo"}
@@ -119,7 +124,18 @@ def _packed(content: bytes, portable: Portable, header: ModelHeader, config: Exp
         probabilities = portable(image)
     channels = header.channel_names or tuple(f"channel_{i}" for i in range(header.channels))
     names = {INPUT: channels}, {OUTPUT: header.classes}
-    return package(content, OPSET, _card(header, config), axes, names, (image.numpy(), probabilities.numpy()))
+    example = image.numpy(), probabilities.numpy()
+    return package(content, OPSET, _card(header, config, _cover(*example)), axes, names, example)
+
+
+def _cover(image: FloatArray, probabilities: FloatArray) -> bytes:
+    """Draw the example: what the network saw of it, and beside it where it found something; of volumes a plane."""
+    margins = [(a - b) // 2 for a, b in zip(image.shape[2:], probabilities.shape[2:], strict=True)]
+    shown = image[(0, slice(None), *(slice(m, n - m) for m, n in zip(margins, image.shape[2:], strict=True)))]
+    found = 1 - probabilities[0, 0]
+    if found.ndim == 3:
+        shown, found = shown[:, len(found) // 2], found[len(found) // 2]
+    return to_png(np.concatenate([to_gray(shown), np.rint(255 * found).astype(np.uint8)], axis=1))
 
 
 def _space_axis(name: str, axis: AxisGeometry, header: ModelHeader) -> SpaceAxis:
@@ -128,10 +144,29 @@ def _space_axis(name: str, axis: AxisGeometry, header: ModelHeader) -> SpaceAxis
     The smallest size is the first one that leaves something of a tile.
     """
     halo = symmetric_halo(axis)
-    unit = header.pixel_size.get("unit")
-    size = float(header.pixel_size[name]) if unit and name in header.pixel_size else None
     smallest = axis.next_legal(2 * (axis.margin + halo) + 1)
-    return SpaceAxis(name, smallest, axis.stride, axis.margin, halo, size, unit if size else None)
+    return SpaceAxis(name, smallest, axis.stride, axis.margin, halo, *_exact_size(name, header))
+
+
+def _exact_size(name: str, header: ModelHeader) -> tuple[float | None, str | None]:
+    """Return the size of a pixel, and its unit, as far as known, so that readers can count in it.
+
+    They compute ``int(n * size / size)``, which loses a pixel to rounding with 0.65 micrometer, but not with 650
+    nanometer: numbers with few digits are exact.
+    """
+    unit = str(header.pixel_size.get("unit"))
+    size_um = float(header.pixel_size.get(name, 0)) * MICROMETERS.get(unit, 0)
+    for found, as_unit in ((float(header.pixel_size.get(name, 0)), unit), (size_um * 1e3, "nanometer")):
+        size = round(found, 3)
+        if unit in MICROMETERS and size and abs(size / found - 1) < 1e-3 and _counts_exactly(size):
+            return size, as_unit
+    size = float(round(size_um * 1e6))
+    return (size, "picometer") if size else (None, None)
+
+
+def _counts_exactly(size: float) -> bool:
+    pixels = np.arange(1, 2**14)
+    return bool(((pixels * size / size).astype(int) == pixels).all())
 
 
 def symmetric_halo(axis: AxisGeometry) -> int:
@@ -149,7 +184,7 @@ def symmetric_halo(axis: AxisGeometry) -> int:
     return min(fits, key=lambda h: (h % axis.stride != 0, h), default=least)
 
 
-def _card(header: ModelHeader, config: ExportConfig) -> Card:
+def _card(header: ModelHeader, config: ExportConfig, cover: bytes) -> Card:
     classes = ", ".join(header.classes)
     description = config.description or f"Segments images of microscopes into {classes} ({header.arch})."
     return Card(
@@ -160,6 +195,7 @@ def _card(header: ModelHeader, config: ExportConfig) -> Card:
         license=config.license,
         dois=_split(config.cite),
         tags=("segmentation", "semantic-segmentation", "unet", f"{header.ndim}d", "unetcli"),
+        cover=cover,
     )
 
 
