@@ -22,7 +22,7 @@ LAYERS = [
     {"sampling"},
     {"objects"},
     {"image", "kernels", "models", "metrics", "report", "export", "config", "progress"},
-    {"errors", "atomic"},
+    {"errors", "atomic", "architectures"},
     {"__init__"},
 ]
 """From top to bottom; those on a line do not import one another."""

@@ -191,6 +191,23 @@ def augment(
         return stage.run(data, out, config, **paths, **_passed(common), progress=progress)
 
 
+def _list_archs(wanted: bool) -> None:
+    """Print a table of the architectures, and exit."""
+    if not wanted:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from unetcli.models.summary import describe_architectures
+
+    rows = describe_architectures()
+    table = Table(*rows[0], title="Architectures, with their channels by default")
+    for row in rows:
+        table.add_row(*row.values())
+    Console(highlight=False).print(table)
+    raise typer.Exit
+
+
 @command(TrainConfig, "train")
 def train(
     data: DataSet,
@@ -199,6 +216,9 @@ def train(
     preset: Annotated[str, Option("--preset", help="Settings to start from.", metavar="|".join(PRESETS))] = "default",
     device: Device = "auto",
     *,
+    list_archs: Annotated[  # noqa: ARG001 - ends before the command runs
+        bool, Option("--list-archs", help="Print a table of the architectures.", is_eager=True, callback=_list_archs)
+    ] = False,
     given: Mapping[str, Any],
     common: Common,
 ) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unetcli.architectures import ARCHITECTURES, Architecture
 from unetcli.errors import ConfigError
 
 
@@ -344,13 +345,43 @@ SCHEDULES = ("constant", "one-cycle")
 class TrainConfig(DeformConfig):
     """Settings of `train`; these defaults are the preset ``default``."""
 
-    arch: str = setting("unet", "Architecture.", group="Network")
-    features: str = setting("32,64,128,256,512", "Channels of each level, full resolution first.", group="Network")
+    arch: str = setting(
+        "unet", "Architecture; --list-archs describes each.", choices=tuple(ARCHITECTURES), group="Network"
+    )
+    ndim: int | None = setting(
+        None, "The network works in planes (2) or volumes (3). [default: 3 for unet3d and vnet, else 2]",
+        minimum=2, maximum=3, group="Network",
+    )  # fmt: skip
+    features: str | None = setting(
+        None, "Channels of each level, full resolution first. [default: 32,64,128,256,512 for unet; else as "
+        "--list-archs says]", group="Network",
+    )  # fmt: skip
     padding: str = setting("same", "Padding of convolutions.", choices=("valid", "same"), group="Network")
     norm: str = setting(
         "batch", "Normalization of features.", choices=("none", "batch", "instance", "group"), group="Network"
     )
-    skip: str = setting("concat", "Skip connections.", choices=("concat", "add"), group="Network")
+    skip: str | None = setting(
+        None, "Skip connections. [default: concat; attention for attention-unet]",
+        choices=("concat", "add", "attention"), group="Network",
+    )  # fmt: skip
+    flat_levels: int = setting(
+        0, "In 3D: so many levels, from full resolution on, convolve and pool plane by plane.", minimum=0,
+        group="Network",
+    )  # fmt: skip
+    deep_supervision: bool = setting(
+        False, "Of unet++: also train the results of its shallower networks.", group="Network"
+    )
+    pyramid: int = setting(
+        0, "Coarser scales that the network sees as more channels: means over blocks of 2, 4, ... pixels.",
+        minimum=0, maximum=6, group="Network",
+    )  # fmt: skip
+    downsample: int = setting(
+        1, "Pixels along each axis that become one before the network.", minimum=1, maximum=32, group="Network"
+    )
+    upsample: str = setting(
+        "bilinear", "How the result of --downsample is brought back to full size.", choices=("bilinear", "nearest"),
+        group="Network",
+    )  # fmt: skip
     dropout: float = setting(
         0.0, "Dropout at the end of the contracting path.", minimum=0, maximum=0.95, group="Network"
     )
@@ -376,15 +407,57 @@ class TrainConfig(DeformConfig):
     @property
     def feature_list(self) -> tuple[int, ...]:
         """Channels of each level."""
+        if self.features is None:
+            return ARCHITECTURES[self.arch].features
         return tuple(int(n) for n in self.features.split(","))
 
+    @property
+    def axes_of_network(self) -> int:
+        """Number of axes that the network works along."""
+        return self.ndim or ARCHITECTURES[self.arch].ndim
+
+    def network_settings(self) -> dict[str, Any]:
+        """Return what `build_model` takes, but for the channels of the image and of the output."""
+        architecture = ARCHITECTURES[self.arch]
+        given = {
+            "ndim": self.axes_of_network,
+            "features": list(self.feature_list),
+            "padding": self.padding,
+            "norm": self.norm,
+            "dropout": self.dropout,
+            "flat_levels": self.flat_levels,
+            "pyramid": self.pyramid,
+            "downsample": self.downsample,
+            "upsample": self.upsample,
+        }
+        if architecture.skips:
+            given["skip"] = self.skip or architecture.skips[0]
+        if architecture.deep_supervision:
+            given["deep_supervision"] = self.deep_supervision
+        return given
+
     def mistakes(self) -> list[str]:
-        """Check what `features` and `grid` hold."""
-        parts = self.features.split(",")
+        """Check what `features` and `grid` hold, and what the architecture takes."""
+        found = super().mistakes()
+        parts = ["1", "1"] if self.features is None else self.features.split(",")
         if len(parts) < 2 or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
-            found = [f"--features {self.features}: expected two or more numbers of channels, such as 32,64,128"]
-            return [*super().mistakes(), *found]
-        return super().mistakes()
+            found.append(f"--features {self.features}: expected two or more numbers of channels, such as 32,64,128")
+        elif self.arch in ARCHITECTURES:
+            found += self._mistakes_of_network(ARCHITECTURES[self.arch])
+        return found
+
+    def _mistakes_of_network(self, architecture: Architecture) -> list[str]:
+        found, depth = [], len(self.feature_list) - 1
+        if self.skip is not None and self.skip not in architecture.skips:
+            expected = f"expected {' or '.join(architecture.skips)}" if architecture.skips else "it has none"
+            found.append(f"--skip {self.skip}: does not go with --arch {self.arch}; {expected}")
+        if self.deep_supervision and not architecture.deep_supervision:
+            found.append(f"--deep-supervision: does not go with --arch {self.arch}; expected unet++")
+        if self.flat_levels and self.axes_of_network == 2:
+            found.append(f"--flat-levels {self.flat_levels}: expected with --ndim 3 only")
+        if self.flat_levels > depth:
+            found.append(f"--flat-levels {self.flat_levels}: the network has {depth} poolings; expected no more")
+        return found
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -8,7 +8,9 @@ The twin works on a line of pixels and costs milliseconds, in 3D too.
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +20,10 @@ from torch import nn
 
 from unetcli.errors import GeometryError
 from unetcli.models import build_model
-from unetcli.models.layers import on_one_axis, without_maxima
+from unetcli.models.layers import all_seeing, on_one_axis
 
-LARGEST_SIZE_TRIED = 2048
+LARGEST_SIZE_TRIED = 4096
+LARGEST_STRIDE = 1024
 
 
 @dataclass(frozen=True)
@@ -156,46 +159,54 @@ def geometry_of(arch: str, parameters: Mapping[str, Any]) -> Geometry:
     GeometryError
         If no input up to `LARGEST_SIZE_TRIED` pixels fits through the network.
     """
-    twin = {
-        **parameters,
-        "features": (2,) * len(parameters["features"]),
-        "channels": 1,
-        "classes": 1,
-        "dropout": 0.0,
-        "norm": "none",
-    }
-    return Geometry(tuple(_axis_geometry(arch, twin, axis) for axis in range(int(parameters["ndim"]))))
+    return Geometry(tuple(along_axis(arch, parameters, axis)[0] for axis in range(parameters["ndim"])))
 
 
-def _axis_geometry(arch: str, twin: Mapping[str, Any], axis: int) -> AxisGeometry:
+def receptive_field(arch: str, parameters: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return how many pixels along each axis one pixel of the output depends on; of the pixels that differ, the most.
+
+    Parameters are those of `geometry_of`.
+    """
+    return tuple(along_axis(arch, parameters, axis)[1] for axis in range(parameters["ndim"]))
+
+
+def along_axis(arch: str, parameters: Mapping[str, Any], axis: int) -> tuple[AxisGeometry, int]:
+    """Return the geometry along an axis as in `geometry_of`, and the receptive field."""
+    ndim = int(parameters["ndim"])
+    narrow = {"features": (2,) * len(parameters["features"]), "channels": 1, "classes": 1}
+    twin = {**parameters, **narrow, "dropout": 0.0, "norm": "none"}
     with torch.device("meta"):
         shapes_only = on_one_axis(build_model(arch, twin), axis).eval()
-    sizes = legal_sizes(shapes_only, int(twin["ndim"]), axis)
-    smallest, stride = sizes[0], sizes[1] - sizes[0]
-    margin = (smallest - _output_size(shapes_only, int(twin["ndim"]), axis, smallest)) // 2
-    positive = on_one_axis(without_maxima(build_model(arch, twin)), axis).eval()
-    before, after = _reach(positive, int(twin["ndim"]), axis, stride, margin, smallest)
+    smallest, stride = legal_sizes(shapes_only, ndim, axis)
+    margin = (smallest - _output_size(shapes_only, ndim, axis, smallest)) // 2
+    network = on_one_axis(all_seeing(build_model(arch, twin)), axis).eval()
+    before, after, field = _reach(network, ndim, axis, stride, margin, smallest)
     halo = margin + math.ceil((before - margin) / stride) * stride
-    return AxisGeometry(stride=stride, margin=margin, halo=halo, reach=after, smallest=smallest)
+    return AxisGeometry(stride=stride, margin=margin, halo=halo, reach=after, smallest=smallest), field
 
 
-def legal_sizes(network: nn.Module, ndim: int, axis: int, count: int = 2) -> list[int]:
-    """Return the smallest input sizes that fit through a network `on_one_axis` (on the meta device), by trying."""
-    found: list[int] = []
-    for size in range(1, LARGEST_SIZE_TRIED + 1):
-        try:
-            _output_size(network, ndim, axis, size)
-        except (GeometryError, RuntimeError):  # a size that a convolution or a crop can not take
-            continue
-        found.append(size)
-        if len(found) == count:
-            return found
-    raise GeometryError(f"no input of up to {LARGEST_SIZE_TRIED} pixels fits through the network")
+def legal_sizes(network: nn.Module, ndim: int, axis: int) -> tuple[int, int]:
+    """Return the smallest size that a network `on_one_axis` (on the meta device) takes, and the stride, by trying.
+
+    Two large sizes tell the stride; of the sizes that lie on it, all from the smallest on fit, which is bisected.
+    """
+    large = range(LARGEST_SIZE_TRIED, LARGEST_SIZE_TRIED + 2 * LARGEST_STRIDE)
+    fitting = itertools.islice((n for n in large if _output_size(network, ndim, axis, n)), 2)
+    found = list(fitting)
+    if len(found) < 2:
+        raise GeometryError(f"no input of {LARGEST_SIZE_TRIED} pixels or a few more fits through the network")
+    stride = found[1] - found[0]
+    on_stride = range(found[0] % stride or stride, found[0] + 1, stride)
+    return on_stride[bisect(on_stride, 0, key=lambda n: _output_size(network, ndim, axis, n))], stride
 
 
 def _output_size(network: nn.Module, ndim: int, axis: int, size: int) -> int:
+    """Return the size of the output, or 0 for a size that a pooling, a convolution or a crop can not take."""
     with torch.no_grad():
-        output = network(torch.empty((1, 1, *_line(ndim, axis, size)), device="meta"))
+        try:
+            output = network(torch.empty((1, 1, *_line(ndim, axis, size)), device="meta"))
+        except (GeometryError, RuntimeError):
+            return 0
     return int(output.shape[2 + axis])
 
 
@@ -203,26 +214,28 @@ def _line(ndim: int, axis: int, size: int) -> tuple[int, ...]:
     return tuple(size if i == axis else 1 for i in range(ndim))
 
 
-def _reach(network: nn.Module, ndim: int, axis: int, stride: int, margin: int, smallest: int) -> tuple[int, int]:
-    """Return how far before and after an output core, which lies on the stride, the network looks.
+def _reach(network: nn.Module, ndim: int, axis: int, stride: int, margin: int, smallest: int) -> tuple[int, int, int]:
+    """Return how far before and after a core of one stride a network looks, and how far one pixel of it does at most.
 
     With positive weights and averages in place of maxima no path can cancel or hide another, so an input
-    pixel matters to the core if and only if its gradient is not zero.
+    pixel matters to an output pixel if and only if its gradient is not zero.
     """
     for parameter in network.parameters():
         nn.init.constant_(parameter, 1 / parameter[0].numel())  # about an average: no overflow in deep networks
     network.double()
     size = smallest + 4 * stride
     while size < 8 * LARGEST_SIZE_TRIED:
-        image = torch.ones((1, 1, *_line(ndim, axis, size)), dtype=torch.float64, requires_grad=True)
-        output = network(image)
+        # One image for each pixel of the core.
+        images = torch.ones((stride, 1, *_line(ndim, axis, size)), dtype=torch.float64, requires_grad=True)
         core = (size // 2 - margin) // stride * stride
-        output.narrow(2 + axis, core, stride).sum().backward()
-        assert image.grad is not None
-        seen = torch.nonzero(image.grad.flatten()).flatten()
-        first, last = int(seen[0]), int(seen[-1])
+        logits = network(images).flatten(1)
+        logits.diagonal(offset=core).sum().backward()
+        assert images.grad is not None
+        seen = images.grad.flatten(1) != 0
+        firsts, lasts = seen.int().argmax(1), size - 1 - seen.flip(1).int().argmax(1)
+        first, last = int(firsts.min()), int(lasts.max())
         if first > 0 and last < size - 1:  # else the edge of the image may hide a longer reach
             # Input pixel of output pixel i is i + margin.
-            return core + margin - first, last + 1 - (core + stride + margin)
+            return core + margin - first, last + 1 - (core + stride + margin), int((lasts - firsts).max()) + 1
         size += math.ceil(size / stride) * stride
     raise GeometryError(f"the network sees more than {LARGEST_SIZE_TRIED} pixels")

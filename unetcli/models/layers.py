@@ -1,4 +1,4 @@
-"""What the layers of a network do along each axis: their windows, narrowed to one axis."""
+"""What the layers of a network do along one axis: their windows narrowed, and all that could hide a pixel removed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from unetcli.models.blocks import CONV, MAX_POOL, UP_CONV, per_axis
+from unetcli.models.blocks import AVERAGE_POOL, CONV, MAX_POOL, UP_CONV, per_axis
 
 CONVOLUTIONS = (*CONV.values(), *UP_CONV.values())
-MAX_POOLS = tuple(MAX_POOL.values())
+MAX_POOLS, AVERAGE_POOLS = tuple(MAX_POOL.values()), tuple(AVERAGE_POOL.values())
+PADS = (nn.ConstantPad2d, nn.ConstantPad3d)
 
 
 class Mean(nn.Module):
@@ -39,14 +40,14 @@ def replace_layers(network: nn.Module, change: Callable[[nn.Module], nn.Module])
     return change(network)
 
 
-def without_maxima(network: nn.Module) -> nn.Module:
-    """Put means in place of maxima, so that every pixel of a window counts."""
+def all_seeing(network: nn.Module) -> nn.Module:
+    """Put means in place of maxima and leave out sigmoids, whose slope vanishes, so that every pixel counts."""
 
     def change(layer: nn.Module) -> nn.Module:
         if isinstance(layer, MAX_POOLS):
             ndim = 2 if isinstance(layer, nn.MaxPool2d) else 3
             return Mean(ndim, layer.kernel_size, layer.stride, layer.dilation)
-        return layer
+        return nn.Identity() if isinstance(layer, nn.Sigmoid) else layer
 
     return replace_layers(network, change)
 
@@ -54,27 +55,32 @@ def without_maxima(network: nn.Module) -> nn.Module:
 def on_one_axis(network: nn.Module, axis: int) -> nn.Module:
     """Make every window of a network one pixel wide along all axes but one; parameters are drawn anew."""
 
-    def narrow(value: Any, ndim: int, other: int = 1) -> tuple[int, ...]:  # noqa: ANN401 - as torch
+    def narrow(value: Any, ndim: int, other: int = 1) -> Any:  # noqa: ANN401 - as torch
         return tuple(v if i == axis else other for i, v in enumerate(per_axis(value, ndim)))
 
     def change(layer: nn.Module) -> nn.Module:
+        make: Any = type(layer)
         if isinstance(layer, CONVOLUTIONS):
             ndim = layer.weight.ndim - 2
-            padding = layer.padding if isinstance(layer.padding, str) else narrow(layer.padding, ndim, 0)
-            make: Any = type(layer)
             return make(  # type: ignore[no-any-return]
-                layer.in_channels, layer.out_channels, narrow(layer.kernel_size, ndim),
-                stride=narrow(layer.stride, ndim), padding=padding, dilation=narrow(layer.dilation, ndim),
+                layer.in_channels, layer.out_channels, narrow(layer.kernel_size, ndim), bias=layer.bias is not None,
+                stride=narrow(layer.stride, ndim), padding=narrow(layer.padding, ndim, 0),
+                dilation=narrow(layer.dilation, ndim),
             )  # fmt: skip
         if isinstance(layer, MAX_POOLS):
             ndim = 2 if isinstance(layer, nn.MaxPool2d) else 3
-            make = type(layer)
-            return make(  # type: ignore[no-any-return]
-                narrow(layer.kernel_size, ndim), narrow(layer.stride, ndim), dilation=narrow(layer.dilation, ndim)
-            )
+            windows = (narrow(v, ndim) for v in (layer.kernel_size, layer.stride))
+            return make(*windows, dilation=narrow(layer.dilation, ndim))  # type: ignore[no-any-return]
         if isinstance(layer, Mean):
-            windows = (narrow(v, layer.ndim) for v in (layer.kernel_size, layer.stride, layer.dilation))
-            return Mean(layer.ndim, *windows)
+            return Mean(layer.ndim, *(narrow(v, layer.ndim) for v in (layer.kernel_size, layer.stride, layer.dilation)))
+        if isinstance(layer, AVERAGE_POOLS):
+            return make(narrow(layer.kernel_size, 2 if isinstance(layer, nn.AvgPool2d) else 3))  # type: ignore[no-any-return]
+        if isinstance(layer, nn.Upsample):
+            factors: Any = layer.scale_factor
+            return nn.Upsample(scale_factor=narrow(factors, len(factors)), mode=layer.mode)
+        if isinstance(layer, PADS):
+            ends = layer.padding  # of the last axis first, before and after
+            return make([n if len(ends) // 2 - 1 - i // 2 == axis else 0 for i, n in enumerate(ends)], layer.value)  # type: ignore[no-any-return]
         return layer
 
     return replace_layers(network, change)

@@ -1,4 +1,4 @@
-"""The U-Net of Ronneberger, Fischer and Brox, and its common variants."""
+"""The U-Net of Ronneberger, Fischer and Brox, and variants of it that differ by their blocks."""
 
 from __future__ import annotations
 
@@ -7,36 +7,41 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from unetcli.models.blocks import CONV, NORMS, ConvBlock, Down, Norm, Padding, Up, add, concatenate, he_init
+from unetcli.models.blocks import (
+    CONV,
+    MAX_POOL,
+    NORMS,
+    SKIPS,
+    ConvBlock,
+    Down,
+    Padding,
+    ResidualBlock,
+    Up,
+    he_init,
+    joined,
+    up_convolution,
+    window,
+)
 
 
 class UNet(nn.Module):
-    """U-Net: a contracting path, an expansive path, and skip connections between them.
+    """A contracting path, an expansive path, and skip connections between them.
 
     Parameters
     ----------
-    ndim
-        2 or 3.
-    channels
-        Channels of the image.
-    classes
-        Channels of the output: one logit per class.
-    features
-        Channels of each level, from full resolution to the bottleneck; one pooling less than its length.
-    padding
-        ``valid`` (the paper) or ``same``.
-    norm
-        Makes a normalization layer.
-    skip
-        Joins the two paths: `concatenate` (the paper) or `add`.
+    contracting
+        Blocks of the contracting path, from full resolution to the bottleneck.
+    down
+        What shrinks features from each level to the next: one less.
+    up
+        What enlarges features, and joins them with those of the contracting path, from the bottleneck on.
+    expansive
+        Blocks of the expansive path, from the bottleneck on.
+    head
+        Features of full resolution to logits.
     dropout
         Probability of dropout at the end of the contracting path: after its last two levels, as in the
         authors' published network; 0 leaves it out.
-
-    Notes
-    -----
-    Fig. 1 of [1]_ for ``ndim=2, features=(64, 128, 256, 512, 1024), padding="valid"``: 23 convolutions,
-    31 M parameters, 572x572 pixels in, 388x388 out. The paper's figure shows 2 classes.
 
     References
     ----------
@@ -46,48 +51,36 @@ class UNet(nn.Module):
     def __init__(
         self,
         *,
-        ndim: int,
-        channels: int,
-        classes: int,
-        features: Sequence[int],
-        padding: Padding,
-        norm: Norm,
-        skip: Callable[[Tensor, Tensor], Tensor],
+        contracting: Sequence[nn.Module],
+        down: Sequence[nn.Module],
+        up: Sequence[nn.Module],
+        expansive: Sequence[nn.Module],
+        head: nn.Module,
         dropout: float,
     ) -> None:
         super().__init__()
-        drop: type[nn.Dropout] = nn.Dropout
-        self.contracting = nn.ModuleList(
-            ConvBlock(ndim, a, b, padding=padding, norm=norm) for a, b in pairwise((channels, *features))
-        )
-        self.down = Down(ndim)
-        last_two = len(features) - 2
-        self.dropout = nn.ModuleList(
-            drop(dropout) if dropout and i >= last_two else nn.Identity() for i in range(len(features))
-        )
-        self.up = nn.ModuleList(
-            Up(ndim, below, above, skip=skip) for above, below in reversed(list(pairwise(features)))
-        )
-        joined = 2 if skip is concatenate else 1
-        self.expansive = nn.ModuleList(
-            ConvBlock(ndim, joined * f, f, padding=padding, norm=norm) for f in reversed(features[:-1])
-        )
-        self.head = CONV[ndim](features[0], classes, kernel_size=1)
+        self.contracting, self.down = nn.ModuleList(contracting), nn.ModuleList([nn.Identity(), *down])
+        self.dropout = dropout_at_the_end(dropout, len(contracting))
+        self.up, self.expansive = nn.ModuleList(up), nn.ModuleList(expansive)
+        self.head = head
         he_init(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits ``(n, classes, y, x)`` of ``(n, channels, y, x)`` images."""
         x = image  # 572
         skips: list[Tensor] = []
-        for block, dropout in zip(self.contracting, self.dropout, strict=True):
-            x = dropout(block(self.down(x) if skips else x))  # 568, 280, 136, 64, 28
+        for down, block, dropout in zip(self.down, self.contracting, self.dropout, strict=True):
+            x = dropout(block(down(x)))  # 568, 280, 136, 64, 28
             skips.append(x)
         for up, block, skip in zip(self.up, self.expansive, reversed(skips[:-1]), strict=True):
             x = block(up(x, skip))  # 52, 100, 196, 388
         return self.head(x)  # type: ignore[no-any-return]
 
 
-SKIPS = {"concat": concatenate, "add": add}
+def dropout_at_the_end(dropout: float, levels: int) -> nn.ModuleList:
+    """Make a layer for each level of a contracting path: dropout for the last two."""
+    drop: Callable[[], nn.Module] = (lambda: nn.Dropout(dropout)) if dropout else nn.Identity
+    return nn.ModuleList(drop() if level >= levels - 2 else nn.Identity() for level in range(levels))
 
 
 def unet(
@@ -100,15 +93,162 @@ def unet(
     norm: str,
     skip: str,
     dropout: float,
+    flat_levels: int = 0,
 ) -> UNet:
-    """Build a `UNet` from plain values, as a model file keeps them."""
+    """Build the U-Net from plain values, as a model file keeps them.
+
+    Parameters
+    ----------
+    ndim
+        2 or 3.
+    channels
+        Channels of the image.
+    classes
+        Channels of the output, its logits.
+    features
+        Channels of each level, from full resolution to the bottleneck; one pooling less than its length.
+    padding
+        ``valid`` (the paper) or ``same``.
+    norm
+        One of `NORMS`; ``none`` is the paper.
+    skip
+        One of `SKIPS`; ``concat`` is the paper, ``attention`` the Attention U-Net.
+    dropout
+        See `UNet`.
+    flat_levels
+        In 3D, so many levels from full resolution on convolve and pool plane by plane, for planes that lie further
+        apart than their pixels.
+
+    Notes
+    -----
+    Fig. 1 of [1]_ for ``ndim=2, features=(64, 128, 256, 512, 1024), padding="valid"``: 23 convolutions,
+    31 M parameters, 572x572 pixels in, 388x388 out. The paper's figure shows 2 classes.
+
+    References
+    ----------
+    .. [1] Ronneberger, Fischer, Brox, "U-Net", MICCAI 2015. arXiv:1505.04597
+    """
+    make_norm = NORMS[norm](ndim)
+    kernels = [window(ndim, 3, flat=i < flat_levels) for i in range(len(features))]
+    pools = [window(ndim, 2, flat=i < flat_levels) for i in range(len(features) - 1)]
+    levels = [*zip(kernels, pools, pairwise(features), strict=False)][::-1]
     return UNet(
-        ndim=ndim,
-        channels=channels,
-        classes=classes,
-        features=tuple(features),
-        padding=padding,
-        norm=NORMS[norm](ndim),
-        skip=SKIPS[skip],
+        contracting=[
+            ConvBlock(kernel, a, b, padding=padding, norm=make_norm)
+            for kernel, (a, b) in zip(kernels, pairwise((channels, *features)), strict=True)
+        ],
+        down=[Down(MAX_POOL[ndim](pool)) for pool in pools],
+        up=[
+            Up(up_convolution(pool, below, above), skip=SKIPS[skip](ndim, above, above))
+            for _, pool, (above, below) in levels
+        ],
+        expansive=[
+            ConvBlock(kernel, joined(skip, above, above), above, padding=padding, norm=make_norm)
+            for kernel, _, (above, _) in levels
+        ],
+        head=CONV[ndim](features[0], classes, kernel_size=1),
+        dropout=dropout,
+    )
+
+
+def unet3d(
+    *,
+    ndim: int,
+    channels: int,
+    classes: int,
+    features: Sequence[int],
+    padding: Padding,
+    norm: str,
+    skip: str,
+    dropout: float,
+    flat_levels: int = 0,
+) -> UNet:
+    """Build the 3D U-Net; parameters as for `unet`.
+
+    Notes
+    -----
+    Fig. 2 of [1]_ for ``ndim=3, channels=3, classes=3, features=(64, 128, 256, 512), padding="valid", norm="batch"``:
+    19,069,955 parameters, 132x132x116 voxels in, 44x44x28 out. Against `unet`: the first of the two convolutions before
+    a pooling has half the channels, and up-convolutions keep theirs, against bottlenecks. The paper counts neither the
+    scale and shift of batch normalization (4,672) nor biases of up-convolutions (896), which there are here. With
+    ``skip="add"``, which it does not have, up-convolutions go to the channels of the level above, as these are added.
+
+    References
+    ----------
+    .. [1] Çiçek et al., "3D U-Net", MICCAI 2016. arXiv:1606.06650
+    """
+    make_norm = NORMS[norm](ndim)
+    kernels = [window(ndim, 3, flat=i < flat_levels) for i in range(len(features))]
+    pools = [window(ndim, 2, flat=i < flat_levels) for i in range(len(features) - 1)]
+    levels = [
+        (kernel, pool, above, below, above if skip == "add" else below)
+        for kernel, pool, (above, below) in zip(kernels, pools, pairwise(features), strict=False)
+    ][::-1]
+    return UNet(
+        contracting=[
+            ConvBlock(kernel, a, b, middle=max(1, b // 2), padding=padding, norm=make_norm)
+            for kernel, (a, b) in zip(kernels, pairwise((channels, *features)), strict=True)
+        ],
+        down=[Down(MAX_POOL[ndim](pool)) for pool in pools],
+        up=[
+            Up(up_convolution(pool, below, up), skip=SKIPS[skip](ndim, above, up))
+            for _, pool, above, below, up in levels
+        ],
+        expansive=[
+            ConvBlock(kernel, joined(skip, above, up), above, padding=padding, norm=make_norm)
+            for kernel, _, above, _, up in levels
+        ],
+        head=CONV[ndim](features[0], classes, kernel_size=1),
+        dropout=dropout,
+    )
+
+
+def residual_unet(
+    *,
+    ndim: int,
+    channels: int,
+    classes: int,
+    features: Sequence[int],
+    padding: Padding,
+    norm: str,
+    skip: str,
+    dropout: float,
+    flat_levels: int = 0,
+) -> UNet:
+    """Build the deep residual U-Net; parameters as for `unet`.
+
+    Notes
+    -----
+    Fig. 2 and table 1 of [1]_ for ``features=(64, 128, 256, 512), padding="same", norm="batch"``: seven residual
+    blocks, of which those of the contracting path shrink with a first convolution of stride 2; features are enlarged by
+    repeating pixels. The paper counts 7.8 M parameters, which is what the 3x3 convolutions have here. It draws the
+    shortcuts as identities, though size and channels change: here they are 1x1 convolutions, 0.4 M more.
+
+    References
+    ----------
+    .. [1] Zhang, Liu, Wang, "Road Extraction by Deep Residual U-Net", IEEE GRSL 2018. arXiv:1711.10684
+    """
+    make_norm = NORMS[norm](ndim)
+    once = (1,) * ndim
+    kernels = [window(ndim, 3, flat=i < flat_levels) for i in range(len(features))]
+    pools = [window(ndim, 2, flat=i < flat_levels) for i in range(len(features) - 1)]
+    levels = [*zip(kernels, pools, pairwise(features), strict=False)][::-1]
+    return UNet(
+        contracting=[
+            ResidualBlock(kernel, a, b, padding=padding, norm=make_norm, down=down, first=i == 0)
+            for i, (kernel, down, (a, b)) in enumerate(
+                zip(kernels, [once, *pools], pairwise((channels, *features)), strict=True)
+            )
+        ],
+        down=[nn.Identity() for _ in pools],
+        up=[
+            Up(nn.Upsample(scale_factor=pool, mode="nearest"), skip=SKIPS[skip](ndim, above, below))
+            for _, pool, (above, below) in levels
+        ],
+        expansive=[
+            ResidualBlock(kernel, above + below, above, padding=padding, norm=make_norm, down=once)
+            for kernel, _, (above, below) in levels
+        ],
+        head=CONV[ndim](features[0], classes, kernel_size=1),
         dropout=dropout,
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from unetcli.architectures import ARCHITECTURES
 from unetcli.config import default_settings
 from unetcli.errors import FaultsError, InputError, first_line
 from unetcli.image.axes import Channel, describe_shape
@@ -257,6 +258,8 @@ def _files(path: Location) -> tuple[dict[str, Any], list[Subject], Findings]:
 
 def _model(path: Location, *, check: bool) -> dict[str, Any]:
     from unetcli.models.checkpoint import load_model, read_header  # imports torch
+    from unetcli.models.geometry import receptive_field
+    from unetcli.models.summary import count_parameters
 
     file = require_local(path)
     header = load_model(file)[1] if check else read_header(file)
@@ -266,7 +269,9 @@ def _model(path: Location, *, check: bool) -> dict[str, Any]:
         "classes": ", ".join(header.classes),
         "channels": header.channels,
         **({"channel_names": ", ".join(header.channel_names)} if header.channel_names else {}),
+        "parameters": count_parameters(header.arch, header.parameters),
         "geometry": header.geometry.describe(),
+        "receptive_field": sizes_text(receptive_field(header.arch, header.parameters)),
         "pixel_size": _model_pixel_size(header.pixel_size),
         "made_by": f"unetcli {header.provenance.get('version')}",
     }
@@ -277,7 +282,8 @@ def _architecture(arch: str, parameters: Mapping[str, Any]) -> str:
     shown = {k: v for k, v in parameters.items() if k not in ("ndim", "channels", "classes")}
     listed = {k: ", ".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in shown.items()}
     parts = [f"{k} {listed[k]}" for k in sorted(listed, key=lambda name: name != "features")]
-    return f"{arch} in {parameters.get('ndim', 2)}D: {'; '.join(parts)}"
+    paper = f" ({ARCHITECTURES[arch].paper})" if arch in ARCHITECTURES else ""
+    return f"{arch}{paper} in {parameters.get('ndim', 2)}D: {'; '.join(parts)}"
 
 
 def _model_pixel_size(size: Mapping[str, Any]) -> str:

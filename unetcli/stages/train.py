@@ -165,14 +165,9 @@ def _check_norm(config: TrainConfig, geometry: Geometry) -> None:
 def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """Return what `build_model` takes for a data set."""
     return {
-        "ndim": 2,
+        **config.network_settings(),
         "channels": len(dataset.statistics),
         "classes": max(2, len(dataset.classes)),
-        "features": list(config.feature_list),
-        "padding": config.padding,
-        "norm": config.norm,
-        "skip": config.skip,
-        "dropout": config.dropout,
     }
 
 
