@@ -17,6 +17,7 @@ import torch
 
 from tests.conftest import cells, pixels
 from tests.stages.test_tile_predict import make_model, predict, prepared
+from unetcli.architectures import ARCHITECTURES
 from unetcli.config import ExportConfig, PredictConfig
 from unetcli.errors import ConfigError, DeviceError, InputError
 from unetcli.image.axes import MICROMETERS
@@ -89,6 +90,18 @@ def test_onnx_gives_what_torch_gives(tmp_path, models, kind):
         found = network.session.run(None, {"image": images})[0]
         np.testing.assert_allclose(found, probabilities(models[kind], images), atol=1e-5)
         np.testing.assert_allclose(network(torch.from_numpy(images)).softmax(dim=1).numpy(), found, atol=1e-6)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_each_architecture(tmp_path, arch, padding):
+    made = ARCHITECTURES[arch]
+    values = {"skip": made.skips[0] if made.skips else None, "ndim": made.ndim, "features": [2, 3, 4]}
+    parameters = {"pyramid": 1, "downsample": 2} if padding == "same" else {}
+    parameters |= {"flat_levels": 1} if made.ndim == 3 else {}
+    parameters |= {"deep_supervision": True} if made.deep_supervision else {}
+    model = make_model(tmp_path / "m.safetensors", arch=arch, padding=padding, parameters=parameters, **values)
+    assert export.run(model, tmp_path / "m.onnx", ExportConfig())["greatest_difference_to_torch"] < 1e-5
 
 
 def test_a_single_logit_becomes_two_classes(tmp_path):
@@ -276,6 +289,7 @@ def test_blocks_of_the_zoo_are_our_tiles(tmp_path, models, offline, kind):
     np.testing.assert_allclose(found.reshape(ours.shape), ours, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_the_package_says_the_geometry(tmp_path, models):
     export.run(models["volumes"], tmp_path / "model.zip", ExportConfig(name="Cells of mine", description="For cells."))
     described = bioimageio.spec.load_description(tmp_path / "model.zip", perform_io_checks=False)

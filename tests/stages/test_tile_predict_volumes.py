@@ -23,6 +23,7 @@ def models(tmp_path_factory):
         "valid": make_model(folder / "valid.safetensors", **tiny, padding="valid"),
         "three classes": make_model(folder / "three.safetensors", **tiny, classes=3, norm="batch"),
         "two channels": make_model(folder / "two.safetensors", **tiny, channels=2),
+        "flat": make_model(folder / "flat.safetensors", **tiny, parameters={"flat_levels": 1}),
         "planes": make_model(folder / "planes.safetensors", features=(2, 3)),
     }
 
@@ -49,7 +50,7 @@ def predict(image, folder, model, name="m", **options):
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5), (7, 12, 17), (3, 40, 9)], ids=str)
-@pytest.mark.parametrize("kind", ["same", "valid", "three classes"])
+@pytest.mark.parametrize("kind", ["same", "valid", "three classes", "flat"])
 def test_equals_the_whole_volume_at_once(tmp_path, models, small_tiles, kind, shape):
     volume = cells(shape, 0)[0]
     data = prepared(tmp_path, volume, axes="zyx")

@@ -131,7 +131,8 @@ def _packed(content: bytes, portable: Portable, header: ModelHeader, config: Exp
 def _cover(image: FloatArray, probabilities: FloatArray) -> bytes:
     """Draw the example: what the network saw of it, and beside it where it found something; of volumes a plane."""
     margins = [(a - b) // 2 for a, b in zip(image.shape[2:], probabilities.shape[2:], strict=True)]
-    shown = image[(0, slice(None), *(slice(m, n - m) for m, n in zip(margins, image.shape[2:], strict=True)))]
+    inside = tuple(slice(m, n - m) for m, n in zip(margins, image.shape[2:], strict=True))
+    shown = image[0][:, *inside]
     found = 1 - probabilities[0, 0]
     if found.ndim == 3:
         shown, found = shown[:, len(found) // 2], found[len(found) // 2]
