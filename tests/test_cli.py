@@ -99,6 +99,13 @@ def test_help_shows_every_default_and_choice(cli):
     assert "valid|same" in words(cli.out)
 
 
+def test_the_architectures_are_listed_without_any_data(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli("train", "--list-archs") == 0
+    for text in ("unet3d", "Zhou et al. 2018", "19.07 M", "548", "48,48,48,48,200"):
+        assert text in cli.out
+
+
 def test_nothing_asked_is_answered_by_help(cli):
     assert cli() in (0, 2)
     assert "tile-predict" in cli.out

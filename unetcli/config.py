@@ -419,22 +419,18 @@ class TrainConfig(DeformConfig):
     def network_settings(self) -> dict[str, Any]:
         """Return what `build_model` takes, but for the channels of the image and of the output."""
         architecture = ARCHITECTURES[self.arch]
-        given = {
+        found = {
             "ndim": self.axes_of_network,
             "features": list(self.feature_list),
             "padding": self.padding,
             "norm": self.norm,
             "dropout": self.dropout,
-            "flat_levels": self.flat_levels,
-            "pyramid": self.pyramid,
-            "downsample": self.downsample,
-            "upsample": self.upsample,
         }
         if architecture.skips:
-            given["skip"] = self.skip or architecture.skips[0]
-        if architecture.deep_supervision:
-            given["deep_supervision"] = self.deep_supervision
-        return given
+            found["skip"] = self.skip or architecture.skips[0]
+        used = {name: getattr(self, name) for name in ("flat_levels", "deep_supervision", "pyramid")}
+        used |= {"downsample": self.downsample, "upsample": self.upsample} if self.downsample > 1 else {}
+        return found | {name: value for name, value in used.items() if value}
 
     def mistakes(self) -> list[str]:
         """Check what `features` and `grid` hold, and what the architecture takes."""

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from unetcli.architectures import ARCHITECTURES
 from unetcli.atomic import write_atomically
 from unetcli.errors import InputError, first_line
 from unetcli.models import build_model
@@ -119,8 +120,15 @@ def read_header(path: Path) -> ModelHeader:
         fields.setdefault("channel_names", ())  # models of earlier versions have none
         for name in ("classes", "mean", "std", "channel_names"):
             fields[name] = tuple(fields[name])
+        if fields["arch"] not in ARCHITECTURES:
+            raise InputError(
+                f"{file}: has the architecture {fields['arch']}; expected one of {', '.join(ARCHITECTURES)}",
+                fix="pip install --upgrade unetcli",
+            )
+        with torch.device("meta"):
+            build_model(fields["arch"], fields["parameters"])  # else they are found wrong where they are used
         return ModelHeader(**{**fields, "geometry": _geometry(fields["geometry"], fields["parameters"])})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         raise InputError(
             f"{file}: the header of the model can not be understood ({type(error).__name__}: {first_line(error)})"
         ) from error
