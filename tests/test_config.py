@@ -13,6 +13,7 @@ from unetcli.config import (
     Config,
     DeformConfig,
     EvaluateConfig,
+    ExportConfig,
     LabelConfig,
     PredictConfig,
     PrepConfig,
@@ -30,6 +31,7 @@ CONFIGS = [
     AugmentConfig,
     TrainConfig,
     PredictConfig,
+    ExportConfig,
     EvaluateConfig,
 ]
 
