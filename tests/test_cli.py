@@ -153,6 +153,7 @@ def test_version(cli):
         ["tile-predict", "x", "-o", "y"],
         ["evaluate", "x", "-o", "y"],
         ["evaluate", "x", "y"],
+        ["export", "x"],
         ["info"],
         ["info", "x", "y"],
         ["demo", "x"],
@@ -183,6 +184,7 @@ MISSING = {
     "evaluate": ["gone", "{images}", "-o", "out"],
     "evaluate truth": ["{images}", "gone", "-o", "out"],
     "evaluate images": ["{images}", "{images}", "--images", "gone", "-o", "out"],
+    "export": ["gone", "-o", "out"],
     "info": ["gone"],
 }
 

@@ -12,6 +12,7 @@ from unetcli.config import (
     Config,
     DeformConfig,
     EvaluateConfig,
+    ExportConfig,
     LabelConfig,
     PredictConfig,
     PrepConfig,
@@ -28,6 +29,7 @@ CONFIGS = [
     AugmentConfig,
     TrainConfig,
     PredictConfig,
+    ExportConfig,
     EvaluateConfig,
 ]
 

@@ -110,21 +110,29 @@ class Geometry:
 
     axes: tuple[AxisGeometry, ...]
 
-    def check_shape(self, option: str, shape: Sequence[int]) -> None:
+    def check_shape(self, option: str, shape: Sequence[int], least: Sequence[int] | None = None) -> None:
         """Refuse an input shape, one size for each axis, that the network does not take.
+
+        Parameters
+        ----------
+        option, shape
+            The option that sets the shape, for the message, and the shape.
+        least
+            Smallest shape that makes sense; by default the smallest that the network takes.
 
         Raises
         ------
         GeometryError
             With the next legal sizes.
         """
+        least = least or [axis.smallest for axis in self.axes]
         if len(set(self.axes)) == len(set(shape)) == 1:
-            self.axes[0].check_size(option, shape[0])
-        nearest = [axis.neighbours(n) for axis, n in zip(self.axes, shape, strict=True)]
+            self.axes[0].check_size(option, shape[0], least[0])
+        nearest = [axis.neighbours(n, low) for axis, n, low in zip(self.axes, shape, least, strict=True)]
         if all(found == (n,) for found, n in zip(nearest, shape, strict=True)):
             return
-        names = "zyx"[-len(self.axes) :]
-        takes = "; ".join(f"{axis.sizes()} along {name}" for name, axis in zip(names, self.axes, strict=True))
+        each = zip("zyx"[-len(self.axes) :], self.axes, least, strict=True)
+        takes = "; ".join(f"{axis.sizes(low)} along {name}" for name, axis, low in each)
         shapes = dict.fromkeys(",".join(str(found[end]) for found in nearest) for end in (0, -1))
         raise GeometryError(
             f"{option} {','.join(map(str, shape))}: the network takes {takes}",

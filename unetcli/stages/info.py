@@ -59,7 +59,9 @@ def run(
         described, subjects, found = _store(path)
     elif (path / "metrics.json").is_file() and not (path / "run.json").exists():
         described, subjects, found = _report(path / "metrics.json"), [], Findings()
-    elif path.suffix == ".safetensors" or any((path / n).exists() for n in ("run.json", "model.safetensors")):
+    elif path.suffix in (".safetensors", ".onnx") or any(
+        (path / n).exists() for n in ("run.json", "model.safetensors")
+    ):
         described, subjects, found = _model(path, check=check), [], Findings()
     else:
         described, subjects, found = _files(path)
