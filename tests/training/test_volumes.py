@@ -24,14 +24,10 @@ TINY = TrainConfig(
 REAL = Path(__file__).parents[3] / "shared" / "data" / "stardist_pairs"
 
 
-def make_data(folder, n_planes, split, image=None, labels=None):
+def make_data(folder, split, image, labels):
     """Prepare a volume and its weights."""
-    made = cells((n_planes, 48, 52), 3)
-    for name, array in (
-        ("i.npy", made[0] if image is None else image),
-        ("l.npy", made[1] if labels is None else labels),
-    ):
-        np.save(folder / name, array)
+    np.save(folder / "i.npy", image)
+    np.save(folder / "l.npy", labels)
     prep.run([folder / "i.npy"], folder / "d", PrepConfig(axes="zyx", split=split, ndim=3), labels=[folder / "l.npy"])
     weights.run(folder / "d", folder / "w", WeightsConfig())
     return folder / "d", folder / "w"
