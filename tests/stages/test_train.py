@@ -16,7 +16,6 @@ from unetcli.config import PredictConfig, PrepConfig, TrainConfig, WeightsConfig
 from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError, UnetcliError
 from unetcli.image.dataset import open_dataset
 from unetcli.models.checkpoint import load_model, read_header
-from unetcli.models.losses import LOSSES
 from unetcli.sampling import draw_sample, examples
 from unetcli.stages import prep, tile_predict, train, weights
 from unetcli.training import trainer
@@ -467,10 +466,9 @@ def test_scores_of_a_plane_leave_out_pixels_of_weight_0(tmp_path, monkeypatch):
     data, maps = ignoring(tmp_path, split="1")
     dataset = open_dataset(data)
     (example,) = examples(dataset, maps).values()
-    predicted = np.zeros((3, 64, 64))
+    predicted = np.zeros((3, 1, 64, 64), np.float32)
     predicted[1] = 1  # everywhere the class of the object
     monkeypatch.setattr(Validator, "_predict", lambda *_: predicted)
-    validator = Validator([(example, 0, 1)], dataset, None, torch.device("cpu"), LOSSES["weighted-cross-entropy"])
-    ((loss, weight, wrong, both, either, n),) = validator._score_plane(None, (example, 0, 1))
-    assert (wrong, both, either, n) == (64 * 32 - 256, 256, 64 * 32, 64 * 32)
-    assert np.isfinite([loss, weight]).all()
+    sums = Validator([(example, 0, 1)], dataset, None, torch.device("cpu")).measure(torch.nn.Identity())
+    assert sums.table.tolist() == [[0, 64 * 32 - 256, 0], [0, 256, 0], [0, 0, 0]]
+    assert np.isfinite(sums.loss).all()
