@@ -489,7 +489,7 @@ def test_json_is_one_object_on_stdout_and_lines_of_objects_on_stderr(cli, lines,
     assert isinstance(strict(cli.out), dict)
     assert cli.out.count("\n") == 1
     lines_of_json = [strict(line) for line in cli.err.splitlines()]
-    assert {entry["event"] for entry in lines_of_json} <= {"progress", "log"}
+    assert {entry["event"] for entry in lines_of_json} <= {"progress", "log", "validation"}
     entries = [entry for entry in lines_of_json if entry["event"] == "progress"]
     for entry in entries:
         assert entry["command"] == name
@@ -501,7 +501,7 @@ def test_json_is_one_object_on_stdout_and_lines_of_objects_on_stderr(cli, lines,
 def test_numbers_are_numbers_in_json(cli, lines, in_tmp):
     assert cli(*lines("train", "out"), "--json") == 0
     strings = {k for k, v in cli.json.items() if isinstance(v, str)}
-    assert strings == {"out"}
+    assert strings == {"out", "next"}
 
 
 def test_the_log_has_lines_of_progress_and_the_result_is_on_stdout(cli, lines, in_tmp, monkeypatch):
@@ -609,6 +609,51 @@ def test_each_pass_counts_its_own_rate(capsys, clock):
 def test_progress_as_json_lines(capsys, clock):
     (line,) = said_after(capsys, clock, [(0, 0, 10), (40, 4, 10)], style="json")
     assert strict(line) == {"event": "progress", "command": "weights", "done": 4, "total": 10, "per_second": 0.1}
+
+
+ROW = {
+    "step": 20, "loss": 0.5, "validation_loss": 0.25, "validation_iou": 0.875, "learning_rate": 1e-3,
+    "data_wait": 0.01, "steps_per_second": 2.0,
+}  # fmt: skip
+
+
+def show_rows(style, clock):
+    """Show two rows of 60 steps, the first the best, then step 41."""
+    with Progress("train", style) as progress:
+        for step, is_best in ((20, True), (40, False)):
+            clock.now += 10
+            progress(step, 60)
+            progress.show_row({**ROW, "step": step}, 60, is_best=is_best, seconds_left=12.0 * (60 - step) / 20)
+        clock.now += 30
+        progress(50, 60)
+
+
+def test_a_row_is_a_line_in_a_log_and_the_time_left_goes_on_from_what_it_said(capsys, clock, restored_signals):
+    show_rows("lines", clock)
+    assert capsys.readouterr().err.splitlines() == [
+        "step 20 of 60: loss 0.5, validation loss 0.25, iou 0.875, 2 steps/s, 0.4 min left",
+        "step 40 of 60: loss 0.5, validation loss 0.25, iou 0.875, 2 steps/s, 0.2 min left",
+        "train: 50 of 60, 0.75/s, 0.1 min left",
+    ]
+
+
+def test_a_row_is_an_object_in_json(capsys, clock, restored_signals):
+    show_rows("json", clock)
+    first, *_ = [strict(line) for line in capsys.readouterr().err.splitlines()]
+    assert first == {
+        "event": "validation", "command": "train", **ROW, "total": 60, "is_best": True, "seconds_left": 24.0,
+    }  # fmt: skip
+
+
+def test_rows_are_a_table_on_a_terminal_which_stays_when_the_bar_goes(capsys, clock, restored_signals, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    show_rows("bar", clock)
+    last = capsys.readouterr().err.splitlines()[-4:]
+    assert [word for line in last for word in line.split()] == [
+        "validation", "learning", "data", "steps", "step", "loss", "loss", "iou", "rate", "wait", "/s",
+        "best", "20", "0.5", "0.25", "0.875", "0.001", "1.0", "%", "2", "40", "0.5", "0.25", "0.875", "0.001", "1.0",
+        "%", "2",
+    ]  # fmt: skip
 
 
 def test_no_progress_where_none_is_wanted(capsys, clock):
