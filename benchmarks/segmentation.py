@@ -98,7 +98,7 @@ def membranes(data: Path) -> Set:
         Case("default without any augmentation", settings={**SMALL, **NO_AUGMENTATION}, weights=MEMBRANES),
         Case("paper", "paper", {**SMALL, **valid, "batch_size": 1}, weights=MEMBRANES),
         Case("paper, batches of 4", "paper", {**SMALL, **valid}, weights=MEMBRANES),
-        Case("classic", "classic", {**SMALL, "epochs": None, "decay_every": 40}, weights=None),
+        Case("classic", "classic", {**SMALL, "epochs": None, "decay_every": 10}, weights=None),
         *(
             Case(arch, settings={**SMALL, "arch": arch, "ndim": 2, **changes}, weights=MEMBRANES)
             for arch, changes in ARCHITECTURES.items()
@@ -116,7 +116,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "attention-unet": {},
     "unet++": {"deep_supervision": True},
     "resunet": {},
-    "vnet": {},
+    "vnet": {"loss": "weighted-cross-entropy"},
     "sliding-window": {"features": "12,12,12,12,50"},
 }
 """What a comparison changes beside the architecture."""
