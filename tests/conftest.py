@@ -225,7 +225,7 @@ def small_tiles(monkeypatch):
 @pytest.fixture
 def restored_signals():
     """Undo what a command does to the handlers of signals."""
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
     before = [signal.getsignal(n) for n in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):

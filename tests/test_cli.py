@@ -3,6 +3,8 @@
 import errno
 import json
 import logging
+import math
+import os
 import re
 import signal
 import subprocess
@@ -18,10 +20,22 @@ from unetcli import __version__, errors
 from unetcli.cli import app, click_commands
 from unetcli.image.store import open_store
 from unetcli.presets import PRESETS
-from unetcli.progress import Progress
+from unetcli.progress import SAVING_S, Progress, seconds_until_stop
 
 COMMANDS = click_commands()
-SHARED = ("--workers", "--overwrite", "--dry-run", "--config", "--json", "--verbose", "--quiet", "--debug", "-v", "-q")
+SHARED = (
+    "--workers",
+    "--stop-after",
+    "--overwrite",
+    "--dry-run",
+    "--config",
+    "--json",
+    "--verbose",
+    "--quiet",
+    "--debug",
+    "-v",
+    "-q",
+)
 TRAIN = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
 WRITING = ["prep", "weights", "augment", "train", "tile-predict", "evaluate"]
 
@@ -95,8 +109,15 @@ def test_help_shows_every_default_and_choice(cli):
     assert "[default: 5.0 (paper), 6.0 (plugin)]" in words(cli.out)
     assert "[default: 10.0 (plugin)]" in words(cli.out)
     cli("train", "--help")
-    assert "paper|classic|default|fast" in words(cli.out)
+    assert "|".join(PRESETS) in words(cli.out)
     assert "valid|same" in words(cli.out)
+
+
+def test_the_architectures_are_listed_without_any_data(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli("train", "--list-archs") == 0
+    for text in ("unet3d", "Zhou et al. 2018", "19.07 M", "548", "48,48,48,48,200"):
+        assert text in cli.out
 
 
 def test_nothing_asked_is_answered_by_help(cli):
@@ -132,6 +153,7 @@ def test_version(cli):
         ["tile-predict", "x", "-o", "y"],
         ["evaluate", "x", "-o", "y"],
         ["evaluate", "x", "y"],
+        ["export", "x"],
         ["info"],
         ["info", "x", "y"],
         ["demo", "x"],
@@ -162,6 +184,7 @@ MISSING = {
     "evaluate": ["gone", "{images}", "-o", "out"],
     "evaluate truth": ["{images}", "gone", "-o", "out"],
     "evaluate images": ["{images}", "{images}", "--images", "gone", "-o", "out"],
+    "export": ["gone", "-o", "out"],
     "info": ["gone"],
 }
 
@@ -599,7 +622,7 @@ def test_a_bar_on_a_terminal_leaves_nothing_behind(capsys, restored_signals):
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_is_remembered_until_the_next_call_but_not_after_the_last(restored_signals, number):
     with Progress("weights", "none") as progress:
         progress(1, 3)
@@ -607,6 +630,66 @@ def test_a_signal_is_remembered_until_the_next_call_but_not_after_the_last(resto
         with pytest.raises(errors.Unfinished, match=f"stopped by {signal.Signals(number).name} after 2 of 3"):
             progress(2, 3)
         progress(3, 3)  # complete: there is nothing left to stop
+
+
+@pytest.mark.parametrize(
+    ("calls", "stops_at"),
+    [
+        (range(20, 100), 99),  # as long as the first step, which gets ready, no other takes
+        ([*range(20, 90, 10), 86], 86),  # 10 s a step: the next may take 15
+        ([80], 80),
+        ([20, 21, 22], None),
+    ],
+)
+def test_a_deadline_stops_before_a_step_that_would_not_fit(clock, calls, stops_at):
+    progress = Progress("train", "none", stop_after_s=100.0)
+    for k, second in enumerate(calls, 1):
+        clock.now = 1000.0 + second
+        if second == stops_at:
+            with pytest.raises(errors.Unfinished, match=f"stopped by --stop-after after {k} of 99"):
+                progress(k, 99)
+            return
+        progress(k, 99)
+    assert stops_at is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [("1-02:03:04\n", 93784), ("02:03:04", 7384), ("3:04", 184), ("45", 45), ("INVALID", None), ("UNLIMITED", None)],
+)
+def test_the_time_left_of_a_job_is_asked_of_slurm(monkeypatch, tmp_path, answer, seconds):
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\necho {answer}\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert seconds_until_stop("auto") == (math.inf if seconds is None else seconds - SAVING_S)
+
+
+def test_without_slurm_there_is_no_limit(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert seconds_until_stop("auto") == math.inf
+
+
+@pytest.mark.parametrize("wish", ["soon", "0", "-3", "nan"])
+def test_a_deadline_is_minutes(wish):
+    with pytest.raises(errors.ConfigError, match="--stop-after"):
+        seconds_until_stop(wish)
+
+
+def test_of_two_signals_the_later_one_ends_at_once():
+    """Those of one scheduler come within a moment and are one."""
+    code = """
+import os, signal, time
+from unetcli import progress
+progress.SAME_SIGNAL_S = 0.5
+with progress.Progress("train", "none"):
+    for wait in (0, 0.1, 1):
+        time.sleep(wait)
+        print(wait, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.stdout.split() == ["0", "0.1", "1"]
+    assert ended.returncode == -signal.SIGTERM
 
 
 def test_ctrl_c_waits_for_the_next_step_and_a_second_one_does_not(restored_signals):

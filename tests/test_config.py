@@ -12,6 +12,7 @@ from unetcli.config import (
     Config,
     DeformConfig,
     EvaluateConfig,
+    ExportConfig,
     LabelConfig,
     PredictConfig,
     PrepConfig,
@@ -28,6 +29,7 @@ CONFIGS = [
     AugmentConfig,
     TrainConfig,
     PredictConfig,
+    ExportConfig,
     EvaluateConfig,
 ]
 
@@ -152,6 +154,47 @@ def test_control_points_of_axes_that_there_are_not(grid, ndim):
 @pytest.mark.parametrize(("features", "expected"), [("32,64", (32, 64)), ("8, 16, 24", (8, 16, 24))])
 def test_features(features, expected):
     assert TrainConfig(features=features).feature_list == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"arch": "u-net"}, "--arch u-net: expected one of unet, unet3d, attention-unet, unet++, resunet, vnet, "),
+        ({"arch": "resunet", "skip": "add"}, "--skip add: does not go with --arch resunet; expected concat or attent"),
+        ({"arch": "sliding-window", "skip": "concat"}, "--skip concat: does not go with --arch sliding-window; it has"),
+        ({"deep_supervision": True}, "--deep-supervision: does not go with --arch unet; expected unet++"),
+        ({"flat_levels": 1}, "--flat-levels 1: expected with --ndim 3 only"),
+        ({"arch": "unet3d", "flat_levels": 4}, "--flat-levels 4: the network has 3 poolings; expected no more"),
+        ({"pyramid": 7}, "--pyramid 7: expected 0 to 6"),
+        ({"ndim": 4}, "--ndim 4: expected 2 to 3"),
+    ],
+    ids=str,
+)
+def test_networks_that_can_not_be(given, said):
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(**given)
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"ndim": 2, "features": [32, 64, 128, 256, 512], "skip": "concat"}),
+        ({"arch": "vnet"}, {"ndim": 3, "features": [16, 32, 64, 128, 256], "skip": "concat"}),
+        ({"arch": "vnet", "ndim": 2, "skip": "add"}, {"ndim": 2, "features": [16, 32, 64, 128, 256], "skip": "add"}),
+        ({"arch": "attention-unet", "features": "4,8"}, {"ndim": 2, "features": [4, 8], "skip": "attention"}),
+        ({"arch": "sliding-window"}, {"ndim": 2, "features": [48, 48, 48, 48, 200]}),
+        (
+            {"arch": "unet++", "deep_supervision": True, "features": "4,8", "downsample": 2},
+            {"ndim": 2, "features": [4, 8], "skip": "concat", "deep_supervision": True, "downsample": 2,
+             "upsample": "bilinear"},
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_of_a_network(given, expected):
+    always = {"padding": "same", "norm": "batch", "dropout": 0.0}
+    assert TrainConfig(**given).network_settings() == {**always, **expected}
 
 
 @pytest.mark.parametrize("name", RECIPES)

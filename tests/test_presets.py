@@ -73,6 +73,32 @@ def test_a_mistake_on_top_of_a_preset_is_refused():
         with_preset("fast", steps=0)
 
 
+@pytest.mark.parametrize(
+    ("preset", "given", "said"),
+    [
+        ("default", {"momentum": 0.99}, "--momentum 0.99: expected with --optimizer sgd only"),
+        ("default", {"decay_every": 9}, "--decay-every 9: expected with --schedule step only"),
+        ("classic", {"decay": 0.5, "schedule": "cosine"}, "--decay 0.5: expected with --schedule step only"),
+        ("paper", {"momentum": 0.9, "optimizer": "adamw"}, "--momentum 0.9: expected with --optimizer sgd only"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(preset, given, said):
+    with pytest.raises(ConfigError, match=said):
+        with_preset(preset, **given)
+
+
+@pytest.mark.parametrize(
+    ("preset", "given"),
+    [
+        ("classic", {"momentum": 0.9, "decay": 0.5}),
+        ("fast", {"momentum": 0.9, "optimizer": "sgd"}),
+        ("paper", {"optimizer": "adam"}),
+    ],
+)
+def test_what_has_an_effect_is_taken(preset, given):
+    assert {k: getattr(with_preset(preset, **given), k) for k in given} == given
+
+
 def test_the_table_has_each_setting_in_which_presets_differ():
     (_, *names), *rows = preset_table()
     assert names == list(PRESETS)

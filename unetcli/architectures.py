@@ -12,7 +12,7 @@ class Architecture:
     Parameters
     ----------
     builder
-        Module of `unetcli.models`, and the function in it that builds the network from plain values.
+        Module of `unetcli.models`, and what in it builds the network from a `Plan`.
     paper
         Authors and year.
     ndim
@@ -50,7 +50,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "U-Net that weights its skip connections by additive attention", skips=("attention",),
     ),
     "unet++": Architecture(
-        "unetpp.nested_unet", "Zhou et al. 2018", 2, (32, 64, 128, 256, 512),
+        "unetpp.NestedUNet", "Zhou et al. 2018", 2, (32, 64, 128, 256, 512),
         "U-Nets of every depth in one, joined by dense skip connections", skips=("concat",), deep_supervision=True,
     ),
     "resunet": Architecture(
@@ -62,7 +62,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "residual blocks of one to three wide convolutions, strided convolutions, PReLU",
     ),
     "sliding-window": Architecture(
-        "sliding_window.sliding_window", "Ciresan et al. 2012", 2, (48, 48, 48, 48, 200),
+        "sliding_window.SlidingWindow", "Ciresan et al. 2012", 2, (48, 48, 48, 48, 200),
         "classifier of the patch around each pixel, computed for all pixels at once", skips=(),
     ),
 }  # fmt: skip

@@ -23,6 +23,7 @@ from unetcli.config import (
     AugmentConfig,
     Config,
     EvaluateConfig,
+    ExportConfig,
     PredictConfig,
     PrepConfig,
     TrainConfig,
@@ -276,7 +277,9 @@ def train(
 @command(PredictConfig, "tile-predict")
 def tile_predict(
     image: Annotated[Path, Argument(help="OME-Zarr store to segment: path or URL.", metavar="IMAGE.zarr", **STORE)],
-    model: Annotated[Path, Option("--model", help="Model file, or folder of a training run.", **LOCAL)],
+    model: Annotated[
+        Path, Option("--model", help="Folder of a training run, or model file: .safetensors, .onnx.", **LOCAL)
+    ],
     out: Annotated[
         Path | None, Option("-o", "--out", help="The mask: a new store (path or s3:// URL), or mask.ome.tif.", **STORE)
     ] = None,
@@ -345,6 +348,29 @@ def evaluate(
     with _progress("evaluate", common) as progress:
         options = {k: v for k, v in _passed(common).items() if k != "workers"}
         return stage.run(prediction, truth, out, config, images=images, **options, progress=progress)
+
+
+@command(ExportConfig, "export")
+def export(
+    model: Annotated[
+        Path, Argument(help="Folder of a training run, or its model.safetensors.", metavar="RUN", **LOCAL)
+    ],
+    out: Annotated[
+        Path,
+        Option("-o", "--out", help="What is written: model.onnx, or model.zip for the BioImage Model Zoo.", **LOCAL),
+    ],
+    *,
+    given: Mapping[str, Any],
+    common: Common,
+) -> dict[str, Any]:
+    """Write a model for other programs: as ONNX, or as a package of the BioImage Model Zoo.
+
+    [bold]Example[/bold]: unetcli export run/ -o model.onnx
+    """
+    config = ExportConfig(**given)
+    from unetcli.stages import export as stage
+
+    return stage.run(model, out, config, overwrite=common.overwrite, dry_run=common.dry_run)
 
 
 @command(None, "info")

@@ -67,7 +67,7 @@ def setting_options(config_class: type[Config]) -> list[inspect.Parameter]:
 def _option(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:  # noqa: ANN401 - a type
     plain = next((t for t in get_args(hint) if t is not type(None)), hint)
     flag = "--" + field.name.replace("_", "-")
-    names = [f"{flag}/--no-{field.name}"] if plain is bool else ["-n", flag] if field.name == "samples" else [flag]
+    names = [f"{flag}/--no-{flag[2:]}"] if plain is bool else ["-n", flag] if field.name == "samples" else [flag]
     text, choices = field.metadata["help"], field.metadata["choices"]
     if field.default is not None:
         text += f" [default: {str(field.default).lower() if plain is bool else field.default}]"

@@ -67,20 +67,32 @@ PRESETS: dict[str, dict[str, Any]] = {
 """What each preset sets differently from the defaults of `TrainConfig`, and nothing else."""
 
 
+ONLY_WITH = {"momentum": ("optimizer", "sgd"), "decay": ("schedule", "step"), "decay_every": ("schedule", "step")}
+"""What some settings need to have an effect."""
+
+
 def with_preset(preset: str, **given: Any) -> TrainConfig:  # noqa: ANN401 - any setting
     """Return the settings of a preset, changed by what is given; given steps replace its epochs.
 
     Raises
     ------
     ConfigError
-        If there is no preset of that name, or both steps and epochs are given.
+        If there is no preset of that name, if both steps and epochs are given, or what has no effect.
     """
     if preset not in PRESETS:
         raise ConfigError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
     if given.get("steps") is not None and given.get("epochs") is not None:
         raise ConfigError(f"--steps {given['steps']} and --epochs {given['epochs']}: expected one of them")
     length = {"epochs": None} if "steps" in given else {}
-    return TrainConfig(**{**PRESETS[preset], **length, **given})
+    made = TrainConfig(**{**PRESETS[preset], **length, **given})
+    idle = [
+        f"{_option(name)} {given[name]}: expected with {_option(other)} {value} only"
+        for name, (other, value) in ONLY_WITH.items()
+        if name in given and getattr(made, other) != value
+    ]
+    if idle:
+        raise ConfigError("; ".join(idle))
+    return made
 
 
 def preset_table() -> list[tuple[str, ...]]:
@@ -89,10 +101,14 @@ def preset_table() -> list[tuple[str, ...]]:
     for settings in presets.values():
         settings["steps"] = None if settings["epochs"] else settings["steps"]
     rows = [
-        ("--" + field.name.replace("_", "-"), *(_shown(settings[field.name]) for settings in presets.values()))
+        (_option(field.name), *(_shown(settings[field.name]) for settings in presets.values()))
         for field in dataclasses.fields(TrainConfig)
     ]
     return [("setting", *presets), *(row for row in rows if len(set(row[1:])) > 1)]
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _shown(value: Any) -> str:  # noqa: ANN401 - any setting

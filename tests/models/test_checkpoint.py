@@ -157,6 +157,25 @@ def test_a_header_that_lacks_something_is_refused(tmp_path, header, name):
         load_model(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arch": "perceptron"}, "has the architecture perceptron; expected one of unet, "),
+        ({"parameters": {**PARAMETERS, "norm": "layer"}}, "can not be understood"),
+        ({"parameters": {**PARAMETERS, "features": [2, -3]}}, "can not be understood"),
+        ({"parameters": {**PARAMETERS, "features": 7}}, "can not be understood"),
+        ({"parameters": {**PARAMETERS, "colour": "red"}}, "can not be understood"),
+        ({"parameters": {}}, "can not be understood"),
+    ],
+    ids=str,
+)
+def test_a_network_that_there_is_not_is_refused(tmp_path, network, header, changes, said):
+    save_model(tmp_path / "model", network.state_dict(), replace(header, **changes))
+    for read in (read_header, load_model):
+        with pytest.raises(InputError, match=said):
+            read(tmp_path / "model")
+
+
 def test_a_geometry_of_an_earlier_version_is_that_of_all_axes(tmp_path, network, header):
     fields = {"format": 1, **asdict(header), "geometry": asdict(header.geometry.axes[0])}
     path = tmp_path / "model.safetensors"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unetcli.errors import DeviceError
-from unetcli.models.device import choose_device, choose_precision, has_fast_bfloat16
+from unetcli.models.device import choose_device, choose_layout, choose_precision, has_fast_bfloat16, pays_to_compile
 
 
 @pytest.fixture
@@ -78,3 +78,33 @@ def test_precision_is_that_of_the_device_unless_asked_for(monkeypatch, asked, is
 def test_bfloat16_is_fast_from_ampere_on(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert has_fast_bfloat16(torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "norm", "expected"),
+    [
+        ("cuda", "bfloat16", "group", "channels_last"),
+        ("cuda", "float32", "batch", "channels_last"),
+        ("cpu", "float32", "batch", "channels_first"),
+        ("cpu", "bfloat16", "batch", "channels_last"),
+        ("cpu", "bfloat16", "none", "channels_last"),
+        ("cpu", "bfloat16", "group", "channels_first"),
+    ],
+)
+def test_the_layout_in_which_a_step_is_fast(device, precision, norm, expected):
+    assert choose_layout(torch.device(device), precision, norm) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "triton", "compiler", "expected"),
+    [
+        ("cuda", True, True, True),
+        ("cuda", False, True, False),
+        ("cuda", True, False, False),
+        ("cpu", True, True, False),
+    ],
+)
+def test_networks_are_compiled_where_it_pays_and_can_be_done(monkeypatch, device, triton, compiler, expected):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if triton else None)
+    monkeypatch.setattr("shutil.which", lambda name: name if compiler else None)
+    assert pays_to_compile(torch.device(device)) == expected

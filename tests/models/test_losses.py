@@ -248,3 +248,20 @@ def test_terms_may_be_of_ones_own():
     logits, target, weights = tensors((2, 4, 4), 2)
     expected = (weights * (logits.softmax(1)[:, 1] - target) ** 2).sum() / weights.sum()
     torch.testing.assert_close(loss((squares,), logits, target, weights), expected)
+
+
+@names
+def test_each_loss_teaches(name):
+    """Bright pixels are of class 1; pixels that say otherwise have no weight."""
+    torch.manual_seed(0)
+    image = torch.randn(4, 1, 16, 16)
+    bright, wrong = image[:, 0] > 0.3, torch.rand(4, 16, 16) < 0.4
+    target, weights = (bright ^ wrong).long(), (~wrong).float()
+    network = torch.nn.Conv2d(1, 1 if name == "bce" else 2, 1)
+    optimizer = torch.optim.Adam(network.parameters(), 0.1)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss(LOSSES[name], network(image), target, weights).backward()
+        optimizer.step()
+    found = class_probabilities(network(image)).argmax(dim=1)
+    assert float((found == bright).float().mean()) > 0.95

@@ -145,6 +145,8 @@ def test_a_run_and_its_model_file_are_the_same(trained):
     assert found["architecture"].startswith("unet in 2D: features 4, 8; ")
     assert (found["classes"], found["channels"]) == ("background, object", 1)
     assert "stride 2" in found["geometry"]
+    assert found["paper"] == "Ronneberger, Fischer, Brox 2015"
+    assert (found["parameters"], found["receptive_field"]) == (1714, "18 x 18")
     assert found["pixel_size"] == "not known"
 
 

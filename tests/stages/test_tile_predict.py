@@ -23,18 +23,20 @@ from unetcli.models.geometry import AxisGeometry, Geometry, geometry_of
 from unetcli.stages import prep, tile_predict
 
 
-def make_model(path, *, channels=1, classes=2, features=(3, 4, 5), padding="same", norm="none", **header):
+def make_model(path, *, arch="unet", channels=1, classes=2, parameters=(), **fields):
     """Write a model of random parameters whose output depends on everything that it sees."""
-    parameters = {
-        "ndim": 2, "channels": channels, "classes": classes, "features": list(features), "padding": padding,
-        "norm": norm, "skip": "concat", "dropout": 0.0,
+    values = {
+        "ndim": 2, "channels": channels, "classes": classes, "features": [3, 4, 5], "padding": "same", "norm": "none",
+        "skip": "concat", "dropout": 0.0,
     }  # fmt: skip
+    values |= {name: fields.pop(name) for name in values if name in fields} | dict(parameters)
+    values = {name: value for name, value in values.items() if value is not None}
     torch.manual_seed(0)
-    network = build_model("unet", parameters)
-    fields = {"pixel_size": {"unit": None}, "provenance": {"version": "test"}, **header}
+    network = build_model(arch, values)
+    described = {"pixel_size": {"unit": None}, "provenance": {"version": "test"}, **fields}
     header = ModelHeader(
-        "unet", parameters, geometry_of("unet", parameters), tuple(f"class_{i}" for i in range(classes)), channels,
-        (100.0,) * channels, (50.0,) * channels, **fields,
+        arch, values, geometry_of(arch, values), tuple(f"class_{i}" for i in range(classes)), channels,
+        (100.0,) * channels, (50.0,) * channels, **described,
     )  # fmt: skip
     save_model(path, network.state_dict(), header)
     return path

@@ -12,14 +12,16 @@ import pytest
 import torch
 
 from tests.conftest import TINY, Stopped, cells, files_of, pixels, run_and_signal, stop_after
-from unetcli.config import PredictConfig, PrepConfig, TrainConfig, WeightsConfig
-from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError, UnetcliError
+from unetcli.config import SCHEDULES, PredictConfig, PrepConfig, TrainConfig, WeightsConfig
+from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError, UnetcliError, Unfinished
 from unetcli.image.dataset import open_dataset
-from unetcli.models.checkpoint import load_model, read_header
+from unetcli.models.checkpoint import load_checkpoint, load_model, read_header
 from unetcli.models.geometry import AxisGeometry, Geometry
 from unetcli.sampling import draw_sample, examples
 from unetcli.stages import prep, tile_predict, train, weights
 from unetcli.training import trainer
+from unetcli.training.batches import BatchMaker
+from unetcli.training.trainer import Trainer
 from unetcli.training.validation import Validator
 
 CONFIG = TrainConfig(**TINY)
@@ -96,6 +98,152 @@ def test_a_resumed_run_follows_the_same_path(instances, tmp_path, changes):
             train.run(instances, tmp_path / "run", config, device="cpu", progress=stop_after(after))
     train.run(instances, tmp_path / "run", config, device="cpu")
     assert results(tmp_path / "run") == results(tmp_path / "whole")
+
+
+def asked_to_stop_at(step):
+    """Return a progress that asks to stop after a step, as a signal does."""
+
+    def progress(done, total):
+        if done == step:
+            raise Unfinished(f"stopped after {done}")
+
+    return progress
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": schedule, "accumulate": 2, "ema": 0.9, "dropout": 0.3, "patience": 2, "clip_norm": 1.0}
+        for schedule in SCHEDULES
+    ]
+    + [{"optimizer": "sgd", "keep": "last", "patience": 1, "best_by": "validation_loss", "learning_rate": 0.2}],
+    ids=lambda changes: changes.get("schedule", "stops early"),
+)
+def test_a_run_stopped_three_times_is_one_never_stopped(instances, tmp_path, changes):
+    config = replace(CONFIG, **{"epochs": None, "decay_every": 1, "steps": 7, "validate_every": 2, **changes})
+    train.run(instances, tmp_path / "whole", config, device="cpu")
+    for step in (1, 2, 3):
+        with pytest.raises(Unfinished):
+            train.run(instances, tmp_path / "run", config, device="cpu", progress=asked_to_stop_at(step))
+    train.run(instances, tmp_path / "run", config, device="cpu")
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
+
+
+def test_killed_while_it_validates_a_run_goes_on_with_that(instances, weight_maps, trained, tmp_path, monkeypatch):
+    kept = Validator.measure
+    monkeypatch.setattr(Validator, "measure", lambda *_: (_ for _ in ()).throw(Stopped))
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            train.run(instances, tmp_path / "run", CONFIG, weights=weight_maps, device="cpu")
+    monkeypatch.setattr(Validator, "measure", kept)
+    train.run(instances, tmp_path / "run", CONFIG, weights=weight_maps, device="cpu")
+    assert results(tmp_path / "run") == results(trained)
+
+
+def test_parts_of_a_step_add_up_to_it(instances, weight_maps, tmp_path):
+    config = replace(CONFIG, norm="group", precision="float32", batch_size=6, loss="dice-cross-entropy")
+    for parts in (1, 3):
+        train.run(
+            instances, tmp_path / str(parts), replace(config, accumulate=parts), weights=weight_maps, device="cpu"
+        )  # fmt: skip
+    for one, several in zip(rows_of(tmp_path / "1"), rows_of(tmp_path / "3"), strict=True):
+        assert several == pytest.approx(one, rel=1e-5)
+
+
+@pytest.mark.parametrize(("best_by", "choose"), [("validation_iou", max), ("validation_loss", min)])
+@pytest.mark.parametrize("keep", [None, "best", "last"])
+def test_the_best_model_or_the_last_is_kept(instances, tmp_path, monkeypatch, best_by, choose, keep):
+    scores = iter([0.5, 0.7, 0.7, 0.2, 0.6])
+    row = lambda *_: {"validation_iou": (score := next(scores)), "validation_loss": score}  # noqa: E731
+    monkeypatch.setattr(Validator, "row", row)
+    config = replace(CONFIG, steps=5, validate_every=1, keep=keep, best_by=best_by)
+    train.run(instances, tmp_path / "run", config, device="cpu")
+    best, last = (
+        load_model(tmp_path / "run" / "best.safetensors")[0].state_dict(),
+        load_checkpoint(tmp_path / "run" / "last.ckpt"),
+    )
+    expected = last["network"] if keep == "last" else best
+    kept = load_model(tmp_path / "run")[0].state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in expected.items())
+    steps = {max: 2, min: 4}
+    assert last["history"]["best"] == {max: 0.7, min: 0.2}[choose]
+    assert last["history"]["stale"] == 4 - steps[choose]  # as saved before the last validation
+
+
+def test_training_ends_early_where_nothing_gets_better(instances, tmp_path, monkeypatch):
+    scores = iter([0.5, 0.7, 0.6, 0.7, 0.9])
+    monkeypatch.setattr(Validator, "row", lambda *_: {"validation_iou": next(scores)})
+    config = replace(CONFIG, steps=50, validate_every=1, patience=2)
+    train.run(instances, tmp_path / "run", config, device="cpu")
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("changes", [{"patience": 3}, {"keep": "best"}], ids=["patience", "keep"])
+def test_what_needs_scores_is_refused_without_a_validation_part(classes, tmp_path, changes):
+    with pytest.raises(ConfigError, match="no validation part"):
+        train.run(classes, tmp_path / "run", replace(CONFIG, **changes), device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+NOT_FINITE = "sample 5 of img_0. .* has pixels or weights that are not finite"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "place", "value", "error", "message"),
+    [
+        (1, 0, np.nan, InputError, f": {NOT_FINITE}"),
+        (1, 2, np.inf, InputError, f": {NOT_FINITE}"),
+        (2, 2, np.inf, InputError, f": {NOT_FINITE}"),
+        (1, 0, 3e38, ConfigError, ": sample 5 of img_0. .* has a loss of (nan|inf)"),
+        (2, 0, 3e38, ConfigError, ", of no single one of its samples 4 to 5"),
+    ],
+    ids=["a pixel", "a weight", "a weight, read later", "the loss alone", "the loss, of parameters that are gone"],
+)
+def test_a_loss_that_is_not_finite_names_its_patch(
+    instances, tmp_path, monkeypatch, ahead, place, value, error, message
+):
+    monkeypatch.setitem(trainer.LOSSES_AHEAD, "cpu", ahead)
+    kept = BatchMaker._patch
+
+    def patch(self, sample):
+        made = kept(self, sample)
+        if sample.gray.seed == draw_sample(self.planes, CONFIG, 0, 5, 32, ndim=2).gray.seed:
+            made[place][..., 8:24, 8:24] = value
+        return made
+
+    monkeypatch.setattr(BatchMaker, "_patch", patch)
+    config = replace(CONFIG, precision="float32", norm="none", clip_norm=0.0, validate_every=99)
+    with pytest.raises(error, match=rf"loss is \w+ at step 3{message}"):
+        train.run(instances, tmp_path / "run", config, device="cpu")
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(48, 48), (47, 46), (9, 8), (1, None)])
+def test_out_of_memory_names_the_largest_patch_that_fits(instances, tmp_path, monkeypatch, limit, fits):
+    kept = Trainer._loss
+
+    def loss(self, part, divisors=None):
+        if part.image.shape[-1] > limit:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return kept(self, part, divisors)
+
+    monkeypatch.setattr(Trainer, "_loss", loss)
+    with pytest.raises(DeviceError, match="out of memory with 2 patches of 64 pixels") as caught:
+        train.run(instances, tmp_path / "run", replace(CONFIG, patch_size=64), device="cpu")
+    assert ("--patch-size " + (str(fits) if fits else "")).strip() in caught.value.fix
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, in itself
+def test_a_compiled_network_learns_the_same_and_keeps_its_names(instances, tmp_path):
+    config = replace(CONFIG, precision="float32", steps=2, validate_every=1)
+    for compiled in ("off", "on"):
+        train.run(instances, tmp_path / compiled, replace(config, compile=compiled), device="cpu")
+    for off, on in zip(rows_of(tmp_path / "off"), rows_of(tmp_path / "on"), strict=True):
+        assert on == pytest.approx(off, rel=1e-2)
+    assert load_model(tmp_path / "on")[1].arch == "unet"
+    assert json.loads((tmp_path / "on" / "run.json").read_text())["compiled"] is True
 
 
 def test_killed_and_called_again_ends_in_the_same_bytes(instances, weight_maps, trained, tmp_path):

@@ -6,7 +6,7 @@ says where its first pixel lies: pyramids are means of blocks, and few writers s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,10 +61,13 @@ class Subject:
         back = Resampling(level.shape, (1 / factors[0], 1 / factors[1], 1 / factors[2]), upsample)
         return cls(image.name, level, full.shape, full.axes, {}, back)
 
-    def inner(self, core: Box, stride: int) -> Box:
-        """Return the part of the level for a core; it starts on the network's stride, so that any tiling agrees."""
+    def inner(self, core: Box, strides: Sequence[int]) -> Box:
+        """Return the part of the level for a core.
+
+        It starts on the network's strides, along (y, x) or (z, y, x), so that any tiling agrees.
+        """
         inner = self.way.source_box(core)
-        for axis in (3, 4):
+        for axis, stride in enumerate(strides, start=5 - len(strides)):
             inner = inner.replace(axis, inner.start[axis] // stride * stride, inner.stop[axis])
         return inner
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from unetcli.architectures import ARCHITECTURES
 from unetcli.errors import ConfigError
+from unetcli.models.plan import Plan
 from unetcli.models.scales import Downsampled, WithPyramid
 
 
@@ -21,7 +22,7 @@ def build_model(arch: str, parameters: Mapping[str, Any]) -> nn.Module:
     arch
         One of `ARCHITECTURES`.
     parameters
-        Plain values: what the builder of the architecture takes, and ``pyramid`` (levels that are put beside the
+        Plain values: those of a `Plan`, and ``pyramid`` (levels that are put beside the
         image as channels), ``downsample`` (pixels that become one before the network) and ``upsample`` (how its
         result is brought back: ``bilinear`` or ``nearest``).
 
@@ -37,7 +38,7 @@ def build_model(arch: str, parameters: Mapping[str, Any]) -> nn.Module:
     ndim, flat_levels = values["ndim"], values.get("flat_levels", 0)
     module, function = ARCHITECTURES[arch].builder.split(".")
     builder = getattr(import_module(f"unetcli.models.{module}"), function)
-    network: nn.Module = builder(**{**values, "channels": values["channels"] * (1 + pyramid)})
+    network: nn.Module = builder(Plan(**{**values, "channels": values["channels"] * (1 + pyramid)}))
     if pyramid:
         network = WithPyramid(network, ndim, pyramid, flat_levels=flat_levels)
     if factor > 1:

@@ -250,11 +250,6 @@ SKIPS: dict[str, Callable[[int, int, int], Skip]] = {
 """Skip connection by name: axes, channels of the contracting path and from below to what joins them."""
 
 
-def joined(skip: str, channels: int, up: int) -> int:
-    """Return how many channels a skip connection of the `SKIPS` gives."""
-    return channels if skip == "add" else channels + up
-
-
 def center_crop(features: Tensor, shape: Sequence[int]) -> Tensor:
     """Cut the middle of a shape out of ``(n, c, y, x)`` features."""
     for axis, size in enumerate(shape, start=2):

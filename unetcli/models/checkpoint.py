@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from unetcli.architectures import ARCHITECTURES
 from unetcli.atomic import write_atomically
 from unetcli.errors import InputError, first_line
 from unetcli.models import build_model
 from unetcli.models.geometry import AxisGeometry, Geometry
+from unetcli.models.onnx import SUFFIX, OnnxNetwork
 
 FORMAT = 1
+KEY = "unetcli"
+"""Of the header among the metadata of a file."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +61,32 @@ class ModelHeader:
     provenance: Mapping[str, Any]
     channel_names: tuple[str, ...] = ()
 
+    @property
+    def ndim(self) -> int:
+        """Number of axes that the network works along: 2 or 3."""
+        return len(self.geometry.axes)
+
 
 def save_model(path: Path, parameters: Mapping[str, Tensor], header: ModelHeader) -> None:
     """Write a model file; it is there whole or not at all."""
-    metadata = {"unetcli": json.dumps({"format": FORMAT, **asdict(header)}, sort_keys=True)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in parameters.items()}
-    write_atomically(path, safetensors.torch.save(tensors, metadata))
+    write_atomically(path, safetensors.torch.save(tensors, header_metadata(header)))
+
+
+def header_metadata(header: ModelHeader) -> dict[str, str]:
+    """Return a header as the metadata of a file, of any kind."""
+    return {KEY: json.dumps({"format": FORMAT, **asdict(header)}, sort_keys=True)}
 
 
 def load_model(path: Path) -> tuple[nn.Module, ModelHeader]:
     """Rebuild a network from a model file, or from the folder of a training run.
+
+    Returns
+    -------
+    network
+        Takes ``(image - mean) / std`` by the header, and returns logits.
+    header
+        As in the file; of ONNX, whose graph normalizes, with mean 0 and standard deviation 1.
 
     Raises
     ------
@@ -75,6 +95,9 @@ def load_model(path: Path) -> tuple[nn.Module, ModelHeader]:
     """
     file = model_file(path)
     header = read_header(file)
+    if file.suffix == SUFFIX:
+        n = header.channels
+        return OnnxNetwork(file.read_bytes(), str(file)).eval(), replace(header, mean=(0.0,) * n, std=(1.0,) * n)
     network = build_model(header.arch, header.parameters)
     try:
         with safe_open(file, framework="pt") as tensors:
@@ -87,11 +110,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelHeader]:
 def read_header(path: Path) -> ModelHeader:
     """Read what a model file says about itself."""
     file = model_file(path)
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            text = (tensors.metadata() or {}).get("unetcli")
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: is not a model ({first_line(error)}); expected safetensors") from error
+    text = _metadata(file).get(KEY)
     if text is None:
         raise InputError(f"{file}: was not written by unetcli; expected its header in the metadata")
     try:
@@ -101,8 +120,15 @@ def read_header(path: Path) -> ModelHeader:
         fields.setdefault("channel_names", ())  # models of earlier versions have none
         for name in ("classes", "mean", "std", "channel_names"):
             fields[name] = tuple(fields[name])
+        if fields["arch"] not in ARCHITECTURES:
+            raise InputError(
+                f"{file}: has the architecture {fields['arch']}; expected one of {', '.join(ARCHITECTURES)}",
+                fix="pip install --upgrade unetcli",
+            )
+        with torch.device("meta"):
+            build_model(fields["arch"], fields["parameters"])  # else they are found wrong where they are used
         return ModelHeader(**{**fields, "geometry": _geometry(fields["geometry"], fields["parameters"])})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         raise InputError(
             f"{file}: the header of the model can not be understood ({type(error).__name__}: {first_line(error)})"
         ) from error
@@ -112,6 +138,16 @@ def _geometry(fields: Mapping[str, Any], parameters: Mapping[str, Any]) -> Geome
     """Read a geometry; models of earlier versions have one for all axes."""
     axes = fields["axes"] if "axes" in fields else [fields] * parameters["ndim"]
     return Geometry(tuple(AxisGeometry(**axis) for axis in axes))
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    if file.suffix == SUFFIX:
+        return OnnxNetwork(file.read_bytes(), str(file)).metadata
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return tensors.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: is not a model ({first_line(error)}); expected safetensors") from error
 
 
 def model_file(path: Path) -> Path:

@@ -13,6 +13,7 @@ import math
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -109,21 +110,29 @@ class Geometry:
 
     axes: tuple[AxisGeometry, ...]
 
-    def check_shape(self, option: str, shape: Sequence[int]) -> None:
+    def check_shape(self, option: str, shape: Sequence[int], least: Sequence[int] | None = None) -> None:
         """Refuse an input shape, one size for each axis, that the network does not take.
+
+        Parameters
+        ----------
+        option, shape
+            The option that sets the shape, for the message, and the shape.
+        least
+            Smallest shape that makes sense; by default the smallest that the network takes.
 
         Raises
         ------
         GeometryError
             With the next legal sizes.
         """
+        least = least or [axis.smallest for axis in self.axes]
         if len(set(self.axes)) == len(set(shape)) == 1:
-            self.axes[0].check_size(option, shape[0])
-        nearest = [axis.neighbours(n) for axis, n in zip(self.axes, shape, strict=True)]
+            self.axes[0].check_size(option, shape[0], least[0])
+        nearest = [axis.neighbours(n, low) for axis, n, low in zip(self.axes, shape, least, strict=True)]
         if all(found == (n,) for found, n in zip(nearest, shape, strict=True)):
             return
-        names = "zyx"[-len(self.axes) :]
-        takes = "; ".join(f"{axis.sizes()} along {name}" for name, axis in zip(names, self.axes, strict=True))
+        each = zip("zyx"[-len(self.axes) :], self.axes, least, strict=True)
+        takes = "; ".join(f"{axis.sizes(low)} along {name}" for name, axis, low in each)
         shapes = dict.fromkeys(",".join(str(found[end]) for found in nearest) for end in (0, -1))
         raise GeometryError(
             f"{option} {','.join(map(str, shape))}: the network takes {takes}",
@@ -164,9 +173,15 @@ def receptive_field(arch: str, parameters: Mapping[str, Any]) -> tuple[int, ...]
 
 def along_axis(arch: str, parameters: Mapping[str, Any], axis: int) -> tuple[AxisGeometry, int]:
     """Return the geometry along an axis as in `geometry_of`, and the receptive field."""
-    ndim = int(parameters["ndim"])
     narrow = {"features": (2,) * len(parameters["features"]), "channels": 1, "classes": 1}
-    twin = {**parameters, **narrow, "dropout": 0.0, "norm": "none"}
+    return _of_twin(arch, tuple({**parameters, **narrow, "dropout": 0.0, "norm": "none"}.items()), axis)
+
+
+@cache
+def _of_twin(arch: str, values: tuple[tuple[str, Any], ...], axis: int) -> tuple[AxisGeometry, int]:
+    """Derive geometry and receptive field; remembered, as networks of all widths have one twin."""
+    twin = dict(values)
+    ndim = int(twin["ndim"])
     with torch.device("meta"):
         shapes_only = on_one_axis(build_model(arch, twin), axis).eval()
     smallest, stride = legal_sizes(shapes_only, ndim, axis)

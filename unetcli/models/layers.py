@@ -63,7 +63,8 @@ def on_one_axis(network: nn.Module, axis: int) -> nn.Module:
         if isinstance(layer, CONVOLUTIONS):
             ndim = layer.weight.ndim - 2
             return make(  # type: ignore[no-any-return]
-                layer.in_channels, layer.out_channels, narrow(layer.kernel_size, ndim), bias=layer.bias is not None,
+                layer.in_channels, layer.out_channels, narrow(layer.kernel_size, ndim),
+                bias=layer.bias is not None, groups=layer.groups,
                 stride=narrow(layer.stride, ndim), padding=narrow(layer.padding, ndim, 0),
                 dilation=narrow(layer.dilation, ndim),
             )  # fmt: skip

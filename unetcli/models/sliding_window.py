@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
 
-from unetcli.models.blocks import CONV, MAX_POOL, NORMS, Norm, Padding, Window, he_init
+from unetcli.models.blocks import CONV, MAX_POOL, Window, he_init
+from unetcli.models.plan import Plan
 
 PAD: dict[int, Any] = {2: nn.ConstantPad2d, 3: nn.ConstantPad3d}
 LAST_WINDOW = 3
@@ -17,18 +17,9 @@ LAST_WINDOW = 3
 class SlidingWindow(nn.Module):
     """Convolution and max-pooling in turn, then two fully connected layers: the class of the pixel in the middle.
 
-    Parameters
-    ----------
-    ndim, channels, classes, flat_levels
-        As for `unet`; flat levels leave z as it is.
-    features
-        Channels of each convolution, then of the first fully connected layer.
-    padding
-        ``valid``: as many pixels less as the patch has beside its middle. ``same``: so many zeros around the image.
-    norm
-        Makes a normalization layer.
-    dropout
-        Probability of dropout before the last layer.
+    The last of the features are the neurons of the first fully connected layer; those before it, the channels of each
+    convolution. With `valid` padding the output is smaller by what the patch has beside its middle; with `same` padding
+    the image has so many zeros around it. Dropout comes before the last layer. Flat levels leave z as it is.
 
     Notes
     -----
@@ -45,37 +36,26 @@ class SlidingWindow(nn.Module):
     .. [2] Giusti et al., "Fast Image Scanning with Deep Max-Pooling CNNs", ICIP 2013. arXiv:1302.1700
     """
 
-    def __init__(
-        self,
-        *,
-        ndim: int,
-        channels: int,
-        classes: int,
-        features: Sequence[int],
-        padding: Padding,
-        norm: Norm,
-        dropout: float,
-        flat_levels: int,
-    ) -> None:
+    def __init__(self, plan: Plan) -> None:
         super().__init__()
-        conv, pool = CONV[ndim], MAX_POOL[ndim]
-        stages = [_stage(ndim, i, flat_levels) for i in range(len(features) - 1)]
-        dilation: Window = (1,) * ndim
+        conv, norm, (*widths, neurons) = CONV[plan.ndim], plan.make_norm(), plan.features
+        dilation: Window = (1,) * plan.ndim
         layers: list[nn.Module] = []
-        for (kernel, halved), (a, b) in zip(stages, pairwise((channels, *features[:-1])), strict=True):
-            layers += [conv(a, b, kernel, dilation=dilation), norm(b), nn.ReLU(inplace=True)]
-            layers += [pool(halved, stride=1, dilation=dilation)]
+        for i, (before, after) in enumerate(pairwise((plan.channels, *widths))):
+            kernel, halved = _windows(plan.ndim, i, plan.flat_levels)
+            layers += [conv(before, after, kernel, dilation=dilation), norm(after), nn.ReLU(inplace=True)]
+            layers += [MAX_POOL[plan.ndim](halved, stride=1, dilation=dilation)]
             dilation = tuple(map(int.__mul__, dilation, halved))
-        beside = [(n - 1) // 2 for n in patch_size(ndim, len(stages), flat_levels)]
+        beside = [(n - 1) // 2 for n in patch_size(plan.ndim, len(widths), plan.flat_levels)]
         ends = [n for axis in reversed(beside) for n in (axis, axis)]
-        self.pad = PAD[ndim](ends, 0.0) if padding == "same" else nn.Identity()
+        self.pad = PAD[plan.ndim](ends, 0.0) if plan.padding == "same" else nn.Identity()
         self.stages = nn.Sequential(*layers)
         self.connected = nn.Sequential(
-            conv(features[-2], features[-1], LAST_WINDOW, dilation=dilation),
-            norm(features[-1]),
+            conv(widths[-1], neurons, LAST_WINDOW, dilation=dilation),
+            norm(neurons),
             nn.ReLU(inplace=True),
-            nn.Dropout(dropout) if dropout else nn.Identity(),
-            conv(features[-1], classes, kernel_size=1),
+            nn.Dropout(plan.dropout) if plan.dropout else nn.Identity(),
+            plan.head(neurons),
         )
         he_init(self)
 
@@ -84,7 +64,7 @@ class SlidingWindow(nn.Module):
         return self.connected(self.stages(self.pad(image)))  # type: ignore[no-any-return]
 
 
-def _stage(ndim: int, i: int, flat_levels: int) -> tuple[Window, Window]:
+def _windows(ndim: int, i: int, flat_levels: int) -> tuple[Window, Window]:
     """Return the windows of a convolution and of the pooling after it."""
 
     def along(i: int) -> tuple[int, int]:
@@ -98,30 +78,6 @@ def patch_size(ndim: int, stages: int, flat_levels: int = 0) -> Window:
     """Return the size along each axis of the patch that is classified: odd."""
     sizes = [LAST_WINDOW] * ndim
     for i in reversed(range(stages)):
-        kernel, pool = _stage(ndim, i, flat_levels)
+        kernel, pool = _windows(ndim, i, flat_levels)
         sizes = [n * p + k - 1 for n, k, p in zip(sizes, kernel, pool, strict=True)]
     return tuple(sizes)
-
-
-def sliding_window(
-    *,
-    ndim: int,
-    channels: int,
-    classes: int,
-    features: Sequence[int],
-    padding: Padding,
-    norm: str,
-    dropout: float,
-    flat_levels: int = 0,
-) -> SlidingWindow:
-    """Build a `SlidingWindow` from plain values."""
-    return SlidingWindow(
-        ndim=ndim,
-        channels=channels,
-        classes=classes,
-        features=features,
-        padding=padding,
-        norm=NORMS[norm](ndim),
-        dropout=dropout,
-        flat_levels=flat_levels,
-    )

@@ -7,21 +7,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from unetcli.models.blocks import (
-    CONV,
-    MAX_POOL,
-    NORMS,
-    SKIPS,
-    ConvBlock,
-    Down,
-    Padding,
-    ResidualBlock,
-    Up,
-    he_init,
-    joined,
-    up_convolution,
-    window,
-)
+from unetcli.models.blocks import MAX_POOL, ConvBlock, Down, ResidualBlock, Up, he_init, up_convolution
+from unetcli.models.plan import Plan
 
 
 class UNet(nn.Module):
@@ -83,87 +70,42 @@ def dropout_at_the_end(dropout: float, levels: int) -> nn.ModuleList:
     return nn.ModuleList(drop() if level >= levels - 2 else nn.Identity() for level in range(levels))
 
 
-def unet(
-    *,
-    ndim: int,
-    channels: int,
-    classes: int,
-    features: Sequence[int],
-    padding: Padding,
-    norm: str,
-    skip: str,
-    dropout: float,
-    flat_levels: int = 0,
-) -> UNet:
-    """Build the U-Net from plain values, as a model file keeps them.
-
-    Parameters
-    ----------
-    ndim
-        2 or 3.
-    channels
-        Channels of the image.
-    classes
-        Channels of the output, its logits.
-    features
-        Channels of each level, from full resolution to the bottleneck; one pooling less than its length.
-    padding
-        ``valid`` (the paper) or ``same``.
-    norm
-        One of `NORMS`; ``none`` is the paper.
-    skip
-        One of `SKIPS`; ``concat`` is the paper, ``attention`` the Attention U-Net.
-    dropout
-        See `UNet`.
-    flat_levels
-        In 3D, so many levels from full resolution on convolve and pool plane by plane, for planes that lie further
-        apart than their pixels.
+def unet(plan: Plan) -> UNet:
+    """Build the U-Net.
 
     Notes
     -----
-    Fig. 1 of [1]_ for ``ndim=2, features=(64, 128, 256, 512, 1024), padding="valid"``: 23 convolutions,
-    31 M parameters, 572x572 pixels in, 388x388 out. The paper's figure shows 2 classes.
+    Fig. 1 of [1]_ for ``ndim=2, features=(64, 128, 256, 512, 1024), padding="valid", norm="none"``: 23 convolutions,
+    31 M parameters, 572x572 pixels in, 388x388 out. The paper's figure shows 2 classes. With ``skip="attention"`` it is
+    the Attention U-Net, see `AttentionGate`.
 
     References
     ----------
     .. [1] Ronneberger, Fischer, Brox, "U-Net", MICCAI 2015. arXiv:1505.04597
     """
-    make_norm = NORMS[norm](ndim)
-    kernels = [window(ndim, 3, flat=i < flat_levels) for i in range(len(features))]
-    pools = [window(ndim, 2, flat=i < flat_levels) for i in range(len(features) - 1)]
-    levels = [*zip(kernels, pools, pairwise(features), strict=False)][::-1]
+    kernels, pools, norm = plan.kernels(3), plan.pools(), plan.make_norm()
+    levels = [*zip(kernels, pools, pairwise(plan.features), strict=False)][::-1]
     return UNet(
         contracting=[
-            ConvBlock(kernel, a, b, padding=padding, norm=make_norm)
-            for kernel, (a, b) in zip(kernels, pairwise((channels, *features)), strict=True)
+            ConvBlock(kernel, a, b, padding=plan.padding, norm=norm)
+            for kernel, (a, b) in zip(kernels, pairwise((plan.channels, *plan.features)), strict=True)
         ],
-        down=[Down(MAX_POOL[ndim](pool)) for pool in pools],
+        down=[Down(MAX_POOL[plan.ndim](pool)) for pool in pools],
         up=[
-            Up(up_convolution(pool, below, above), skip=SKIPS[skip](ndim, above, above))
+            Up(up_convolution(pool, below, above), skip=plan.make_skip(above, above))
             for _, pool, (above, below) in levels
         ],
         expansive=[
-            ConvBlock(kernel, joined(skip, above, above), above, padding=padding, norm=make_norm)
+            ConvBlock(kernel, plan.joined(above, above), above, padding=plan.padding, norm=norm)
             for kernel, _, (above, _) in levels
         ],
-        head=CONV[ndim](features[0], classes, kernel_size=1),
-        dropout=dropout,
+        head=plan.head(plan.features[0]),
+        dropout=plan.dropout,
     )
 
 
-def unet3d(
-    *,
-    ndim: int,
-    channels: int,
-    classes: int,
-    features: Sequence[int],
-    padding: Padding,
-    norm: str,
-    skip: str,
-    dropout: float,
-    flat_levels: int = 0,
-) -> UNet:
-    """Build the 3D U-Net; parameters as for `unet`.
+def unet3d(plan: Plan) -> UNet:
+    """Build the 3D U-Net.
 
     Notes
     -----
@@ -177,45 +119,31 @@ def unet3d(
     ----------
     .. [1] Çiçek et al., "3D U-Net", MICCAI 2016. arXiv:1606.06650
     """
-    make_norm = NORMS[norm](ndim)
-    kernels = [window(ndim, 3, flat=i < flat_levels) for i in range(len(features))]
-    pools = [window(ndim, 2, flat=i < flat_levels) for i in range(len(features) - 1)]
+    kernels, pools, norm = plan.kernels(3), plan.pools(), plan.make_norm()
     levels = [
-        (kernel, pool, above, below, above if skip == "add" else below)
-        for kernel, pool, (above, below) in zip(kernels, pools, pairwise(features), strict=False)
+        (kernel, pool, above, below, above if plan.skip == "add" else below)
+        for kernel, pool, (above, below) in zip(kernels, pools, pairwise(plan.features), strict=False)
     ][::-1]
     return UNet(
         contracting=[
-            ConvBlock(kernel, a, b, middle=max(1, b // 2), padding=padding, norm=make_norm)
-            for kernel, (a, b) in zip(kernels, pairwise((channels, *features)), strict=True)
+            ConvBlock(kernel, a, b, middle=max(1, b // 2), padding=plan.padding, norm=norm)
+            for kernel, (a, b) in zip(kernels, pairwise((plan.channels, *plan.features)), strict=True)
         ],
-        down=[Down(MAX_POOL[ndim](pool)) for pool in pools],
+        down=[Down(MAX_POOL[plan.ndim](pool)) for pool in pools],
         up=[
-            Up(up_convolution(pool, below, up), skip=SKIPS[skip](ndim, above, up))
-            for _, pool, above, below, up in levels
+            Up(up_convolution(pool, below, up), skip=plan.make_skip(above, up)) for _, pool, above, below, up in levels
         ],
         expansive=[
-            ConvBlock(kernel, joined(skip, above, up), above, padding=padding, norm=make_norm)
+            ConvBlock(kernel, plan.joined(above, up), above, padding=plan.padding, norm=norm)
             for kernel, _, above, _, up in levels
         ],
-        head=CONV[ndim](features[0], classes, kernel_size=1),
-        dropout=dropout,
+        head=plan.head(plan.features[0]),
+        dropout=plan.dropout,
     )
 
 
-def residual_unet(
-    *,
-    ndim: int,
-    channels: int,
-    classes: int,
-    features: Sequence[int],
-    padding: Padding,
-    norm: str,
-    skip: str,
-    dropout: float,
-    flat_levels: int = 0,
-) -> UNet:
-    """Build the deep residual U-Net; parameters as for `unet`.
+def residual_unet(plan: Plan) -> UNet:
+    """Build the deep residual U-Net.
 
     Notes
     -----
@@ -228,27 +156,25 @@ def residual_unet(
     ----------
     .. [1] Zhang, Liu, Wang, "Road Extraction by Deep Residual U-Net", IEEE GRSL 2018. arXiv:1711.10684
     """
-    make_norm = NORMS[norm](ndim)
-    once = (1,) * ndim
-    kernels = [window(ndim, 3, flat=i < flat_levels) for i in range(len(features))]
-    pools = [window(ndim, 2, flat=i < flat_levels) for i in range(len(features) - 1)]
-    levels = [*zip(kernels, pools, pairwise(features), strict=False)][::-1]
+    kernels, pools, norm = plan.kernels(3), plan.pools(), plan.make_norm()
+    once = (1,) * plan.ndim
+    levels = [*zip(kernels, pools, pairwise(plan.features), strict=False)][::-1]
     return UNet(
         contracting=[
-            ResidualBlock(kernel, a, b, padding=padding, norm=make_norm, down=down, first=i == 0)
+            ResidualBlock(kernel, a, b, padding=plan.padding, norm=norm, down=down, first=i == 0)
             for i, (kernel, down, (a, b)) in enumerate(
-                zip(kernels, [once, *pools], pairwise((channels, *features)), strict=True)
+                zip(kernels, [once, *pools], pairwise((plan.channels, *plan.features)), strict=True)
             )
         ],
         down=[nn.Identity() for _ in pools],
         up=[
-            Up(nn.Upsample(scale_factor=pool, mode="nearest"), skip=SKIPS[skip](ndim, above, below))
+            Up(nn.Upsample(scale_factor=pool, mode="nearest"), skip=plan.make_skip(above, below))
             for _, pool, (above, below) in levels
         ],
         expansive=[
-            ResidualBlock(kernel, above + below, above, padding=padding, norm=make_norm, down=once)
+            ResidualBlock(kernel, plan.joined(above, below), above, padding=plan.padding, norm=norm, down=once)
             for kernel, _, (above, below) in levels
         ],
-        head=CONV[ndim](features[0], classes, kernel_size=1),
-        dropout=dropout,
+        head=plan.head(plan.features[0]),
+        dropout=plan.dropout,
     )

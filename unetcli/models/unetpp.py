@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from unetcli.models.blocks import (
-    CONV,
     MAX_POOL,
-    NORMS,
     ConvBlock,
     Down,
     Norm,
@@ -20,8 +17,8 @@ from unetcli.models.blocks import (
     center_crop,
     he_init,
     up_convolution,
-    window,
 )
+from unetcli.models.plan import Plan
 from unetcli.models.unet import dropout_at_the_end
 
 
@@ -64,15 +61,8 @@ class Node(nn.Module):
 class NestedUNet(nn.Module):
     """A triangle of blocks: block (i, j) sees all before it on its level, and the enlarged block (i + 1, j - 1).
 
-    Parameters
-    ----------
-    ndim, channels, classes, features, padding, dropout, flat_levels
-        As for `unet`.
-    norm
-        Makes a normalization layer.
-    deep_supervision
-        Give each block of full resolution but the first a head of its own: in training their logits are returned one by
-        one, in evaluation their mean is. Without it the last block alone has a head.
+    With deep supervision each block of full resolution but the first has a head of its own: in training their logits
+    are returned one by one, in evaluation their mean is. Without it the last block alone has a head.
 
     Notes
     -----
@@ -86,35 +76,22 @@ class NestedUNet(nn.Module):
     .. [1] Zhou et al., "UNet++", DLMIA 2018. arXiv:1807.10165
     """
 
-    def __init__(
-        self,
-        *,
-        ndim: int,
-        channels: int,
-        classes: int,
-        features: Sequence[int],
-        padding: Padding,
-        norm: Norm,
-        dropout: float,
-        deep_supervision: bool,
-        flat_levels: int,
-    ) -> None:
+    def __init__(self, plan: Plan) -> None:
         super().__init__()
-        kernels = [window(ndim, 3, flat=i < flat_levels) for i in range(len(features))]
-        pools = [window(ndim, 2, flat=i < flat_levels) for i in range(len(features) - 1)]
+        kernels, pools, norm, features = plan.kernels(3), plan.pools(), plan.make_norm(), plan.features
         self.contracting = nn.ModuleList(
-            ConvBlock(kernel, a, b, padding=padding, norm=norm)
-            for kernel, (a, b) in zip(kernels, pairwise((channels, *features)), strict=True)
+            ConvBlock(kernel, a, b, padding=plan.padding, norm=norm)
+            for kernel, (a, b) in zip(kernels, pairwise((plan.channels, *features)), strict=True)
         )
-        self.down = nn.ModuleList([nn.Identity(), *(Down(MAX_POOL[ndim](pool)) for pool in pools)])
-        self.dropout = dropout_at_the_end(dropout, len(features))
+        self.down = nn.ModuleList([nn.Identity(), *(Down(MAX_POOL[plan.ndim](pool)) for pool in pools)])
+        self.dropout = dropout_at_the_end(plan.dropout, len(features))
         self.nodes = nn.ModuleList(  # column by column, each from full resolution down
-            Node(kernels[i], pools[i], features[i + 1], features[i], j, padding=padding, norm=norm)
+            Node(kernels[i], pools[i], features[i + 1], features[i], j, padding=plan.padding, norm=norm)
             for j in range(1, len(features))
             for i in range(len(features) - j)
         )
-        n_heads = len(features) - 1 if deep_supervision else 1
-        self.heads = nn.ModuleList(CONV[ndim](features[0], classes, kernel_size=1) for _ in range(n_heads))
+        n_heads = len(pools) if plan.deep_supervision else 1
+        self.heads = nn.ModuleList(plan.head(features[0]) for _ in range(n_heads))
         he_init(self)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
@@ -134,30 +111,3 @@ class NestedUNet(nn.Module):
         if self.training and len(logits) > 1:
             return logits
         return torch.stack(logits).mean(dim=0) if len(logits) > 1 else logits[0]
-
-
-def nested_unet(
-    *,
-    ndim: int,
-    channels: int,
-    classes: int,
-    features: Sequence[int],
-    padding: Padding,
-    norm: str,
-    skip: str = "concat",  # noqa: ARG001 - the only one
-    dropout: float,
-    deep_supervision: bool = False,
-    flat_levels: int = 0,
-) -> NestedUNet:
-    """Build a `NestedUNet` from plain values."""
-    return NestedUNet(
-        ndim=ndim,
-        channels=channels,
-        classes=classes,
-        features=features,
-        padding=padding,
-        norm=NORMS[norm](ndim),
-        dropout=dropout,
-        deep_supervision=deep_supervision,
-        flat_levels=flat_levels,
-    )

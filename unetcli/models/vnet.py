@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from unetcli.models.blocks import (
     CONV,
-    NORMS,
-    SKIPS,
     Norm,
     Padding,
     Up,
@@ -18,11 +15,10 @@ from unetcli.models.blocks import (
     center_crop,
     check_divisible,
     convolution,
-    joined,
     per_axis,
     up_convolution,
-    window,
 )
+from unetcli.models.plan import Plan
 from unetcli.models.unet import UNet
 
 MOST_CONVOLUTIONS = 3
@@ -74,19 +70,8 @@ class DownConv(nn.Module):
         return self.activation(self.conv(features))  # type: ignore[no-any-return]
 
 
-def vnet(
-    *,
-    ndim: int,
-    channels: int,
-    classes: int,
-    features: Sequence[int],
-    padding: Padding,
-    norm: str,
-    skip: str,
-    dropout: float,
-    flat_levels: int = 0,
-) -> UNet:
-    """Build the V-Net; parameters as for `unet`.
+def vnet(plan: Plan) -> UNet:
+    """Build the V-Net.
 
     Notes
     -----
@@ -100,30 +85,26 @@ def vnet(
     ----------
     .. [1] Milletari, Navab, Ahmadi, "V-Net", 3DV 2016. arXiv:1606.04797
     """
-    make_norm = NORMS[norm](ndim)
-    kernels = [window(ndim, 5, flat=i < flat_levels) for i in range(len(features))]
-    pools = [window(ndim, 2, flat=i < flat_levels) for i in range(len(features) - 1)]
+    kernels, pools, norm = plan.kernels(5), plan.pools(), plan.make_norm()
+    features = plan.features
     counts = [min(i + 1, MOST_CONVOLUTIONS) for i in range(len(features))]
-    widths = [*(joined(skip, f, f) for f in features[:-1]), features[-1]]
-    entered = (channels, *features[1:])
+    widths = [*(plan.joined(f, f) for f in features[:-1]), features[-1]]  # of the expansive path
+    entered = (plan.channels, *features[1:])
     levels = [*zip(pools, features, pairwise(widths), strict=False)][::-1]
     return UNet(
         contracting=[
-            Stage(kernel, a, b, n, padding=padding, norm=make_norm)
+            Stage(kernel, a, b, n, padding=plan.padding, norm=norm)
             for kernel, a, b, n in zip(kernels, entered, features, counts, strict=True)
         ],
-        down=[DownConv(pool, a, b, norm=make_norm) for pool, (a, b) in zip(pools, pairwise(features), strict=True)],
+        down=[DownConv(pool, a, b, norm=norm) for pool, (a, b) in zip(pools, pairwise(features), strict=True)],
         up=[
-            Up(
-                nn.Sequential(up_convolution(pool, below, f), make_norm(f), nn.PReLU(f)),
-                skip=SKIPS[skip](ndim, f, f),
-            )
+            Up(nn.Sequential(up_convolution(pool, below, f), norm(f), nn.PReLU(f)), skip=plan.make_skip(f, f))
             for pool, f, (_, below) in levels
         ],
         expansive=[
-            Stage(kernel, width, width, n, padding=padding, norm=make_norm)
+            Stage(kernel, width, width, n, padding=plan.padding, norm=norm)
             for kernel, width, n in [*zip(kernels, widths, counts, strict=True)][-2::-1]
         ],
-        head=CONV[ndim](widths[0], classes, kernel_size=1),
-        dropout=dropout,
+        head=plan.head(widths[0]),
+        dropout=plan.dropout,
     )

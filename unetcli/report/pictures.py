@@ -194,7 +194,12 @@ def to_colours(image: NDArray[Any]) -> Picture:
 
 
 def to_png_data_uri(array: NDArray[Any], max_side: int = 512) -> str:
-    """Encode a picture for an HTML page that holds all it shows.
+    """Encode a picture for an HTML page that holds all it shows; see `to_png`."""
+    return "data:image/png;base64," + base64.b64encode(to_png(array, max_side)).decode("ascii")
+
+
+def to_png(array: NDArray[Any], max_side: int = 512) -> bytes:
+    """Encode a picture.
 
     Parameters
     ----------
@@ -205,8 +210,8 @@ def to_png_data_uri(array: NDArray[Any], max_side: int = 512) -> str:
 
     Returns
     -------
-    str
-        ``data:image/png;base64,...``
+    bytes
+        A PNG file.
 
     Raises
     ------
@@ -220,7 +225,7 @@ def to_png_data_uri(array: NDArray[Any], max_side: int = 512) -> str:
         picture = picture.resize((size[0], size[1]), Image.Resampling.HAMMING)  # no ringing at mask edges
     stream = io.BytesIO()
     picture.save(stream, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return stream.getvalue()
 
 
 def read_picture(path: Path) -> Picture:

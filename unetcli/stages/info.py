@@ -59,7 +59,9 @@ def run(
         described, subjects, found = _store(path)
     elif (path / "metrics.json").is_file() and not (path / "run.json").exists():
         described, subjects, found = _report(path / "metrics.json"), [], Findings()
-    elif path.suffix == ".safetensors" or any((path / n).exists() for n in ("run.json", "model.safetensors")):
+    elif path.suffix in (".safetensors", ".onnx") or any(
+        (path / n).exists() for n in ("run.json", "model.safetensors")
+    ):
         described, subjects, found = _model(path, check=check), [], Findings()
     else:
         described, subjects, found = _files(path)
@@ -267,6 +269,7 @@ def _model(path: Location, *, check: bool) -> dict[str, Any]:
         "classes": ", ".join(header.classes),
         "channels": header.channels,
         **({"channel_names": ", ".join(header.channel_names)} if header.channel_names else {}),
+        "paper": ARCHITECTURES[header.arch].paper,
         "parameters": count_parameters(header.arch, header.parameters),
         "geometry": header.geometry.describe(),
         "receptive_field": sizes_text(receptive_field(header.arch, header.parameters)),
@@ -280,8 +283,7 @@ def _architecture(arch: str, parameters: Mapping[str, Any]) -> str:
     shown = {k: v for k, v in parameters.items() if k not in ("ndim", "channels", "classes")}
     listed = {k: ", ".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in shown.items()}
     parts = [f"{k} {listed[k]}" for k in sorted(listed, key=lambda name: name != "features")]
-    paper = f" ({ARCHITECTURES[arch].paper})" if arch in ARCHITECTURES else ""
-    return f"{arch}{paper} in {parameters.get('ndim', 2)}D: {'; '.join(parts)}"
+    return f"{arch} in {parameters.get('ndim', 2)}D: {'; '.join(parts)}"
 
 
 def _model_pixel_size(size: Mapping[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -31,13 +32,16 @@ from unetcli.image.streaming import Progress, Work, available_cpus, silent, stre
 from unetcli.image.tiling import Box, TileGrid
 from unetcli.models.checkpoint import ModelHeader, load_model, model_file
 from unetcli.models.device import choose_device
-from unetcli.models.geometry import AxisGeometry, Geometry
+from unetcli.models.geometry import Geometry
+from unetcli.models.onnx import OnnxNetwork, has_cuda
 from unetcli.models.overlap_tile import VIEWS, aligned, context, predict_views
 
+logger = logging.getLogger(__name__)
 Block = NDArray[Any]
-DEFAULT_STEP = {"cpu": 512, "cuda": 1024}
-"""Core of a tile by device: wasted context falls with its size, memory grows."""
-SEAM_SAMPLE = 1024
+DEFAULT_STEP = {2: {"cpu": 512, "cuda": 1024}, 3: {"cpu": 64, "cuda": 96}}
+"""Core of a tile by axes of the network and device: wasted context falls with its size, memory grows."""
+LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
+SEAM_SAMPLE = {2: 1024, 3: 96}
 SEAM_TOLERANCE = 1e-4
 """Tiles of different sizes are rounded differently; seams are orders of magnitude larger."""
 NOT_LOCAL = {"instance", "group"}
@@ -186,23 +190,27 @@ class Predictor:
     network: nn.Module
     header: ModelHeader
     device: torch.device
-    step: int
+    step: tuple[int, ...]
     config: PredictConfig
 
     @classmethod
     def load(cls, model: Path, config: PredictConfig, device_name: str) -> Predictor:
         """Load a model on a device and choose the tile."""
         network, header = load_model(model)
-        axis, device = header.geometry.axes[-1], choose_device(device_name)
-        step = aligned(axis, DEFAULT_STEP[device.type])
+        if device_name == "auto" and isinstance(network, OnnxNetwork) and not has_cuda():
+            device_name = "cpu"
+            logger.info("device: cpu (the onnxruntime that is installed has no other)")
+        axes, device = header.geometry.axes, choose_device(device_name)
+        step = tuple(aligned(axis, DEFAULT_STEP[header.ndim][device.type]) for axis in axes)
         if config.tile_size is not None:
-            axis.check_size("--tile-size", config.tile_size, axis.read_size(axis.stride))
-            step = axis.core_size(config.tile_size)
+            sizes = config.tile_shape(header.ndim)
+            header.geometry.check_shape("--tile-size", sizes, [axis.read_size(axis.stride) for axis in axes])
+            step = tuple(axis.core_size(size) for axis, size in zip(axes, sizes, strict=True))
         if device.type == "cpu":
             torch.set_num_threads(available_cpus())
         torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa would show at the seams
         torch.backends.cudnn.deterministic = True
-        network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(device=device, memory_format=LAYOUT[header.ndim])  # type: ignore[call-overload]
         return cls(network, header, device, step, config)
 
     @property
@@ -211,9 +219,13 @@ class Predictor:
         return self.header.geometry
 
     @property
-    def axis(self) -> AxisGeometry:
-        """Geometry along y and x, which are alike."""
-        return self.geometry.axes[-1]
+    def first(self) -> int:
+        """The first of the axes t, c, z, y, x that the network works along."""
+        return 5 - self.header.ndim
+
+    def read_sizes(self, step: Sequence[int]) -> tuple[int, ...]:
+        """Return the extent of a tile as the network reads it, by that of its core."""
+        return tuple(axis.read_size(n) for axis, n in zip(self.geometry.axes, step, strict=True))
 
     def check(self, source: Store) -> None:
         """Refuse images that the network can not take, and results in place of images."""
@@ -223,6 +235,12 @@ class Predictor:
         n_trained, trained = self.header.channels, known_names([Channel(name) for name in self.header.channel_names])
         names = [Channel(name) for name in source.attributes.get("data", {}).get("channels", ())]
         for image in source.images:
+            if self.header.ndim == 3 and image.level.shape[2] == 1:
+                raise InputError(
+                    f"{image.path}: has one plane; the model takes volumes",
+                    fix="a model of planes (unetcli train --ndim 2); or, where the axis t of the image is z, "
+                    "unetcli prep IMAGE --axes zyx",
+                )
             n_found, found = image.level.shape[1], known_names(names or image.level.channels)
             if n_found != n_trained:
                 chosen = ",".join(trained or map(str, range(n_trained)))
@@ -247,7 +265,7 @@ class Predictor:
             "images": len(shapes),
             "megapixels": sum(math.prod(s) // s[1] for s in shapes) / 1e6,
             "tiles": self.count_tiles(subjects),
-            "tile": f"{self.axis.read_size(self.step)} pixels in, core {self.step}",
+            "tile": f"{_text(self.read_sizes(self.step))} pixels in, core {_text(self.step)}",
             "device": str(self.device),
         }
 
@@ -255,16 +273,21 @@ class Predictor:
         """Yield the tiles of an image: one for each shard that is written."""
         t, _, *zyx = subject.shape
         classes = len(self.header.classes)
-        shard = Layout.of((t, 1, *zyx)).shard
+        shard = Layout.of((t, 1, *zyx), deep=self.header.ndim == 3).shard
+        strides = [axis.stride for axis in self.geometry.axes]
         for tile in TileGrid((t, classes, *zyx), (1, classes, *shard[2:])):
-            inner = subject.inner(tile.core, self.axis.stride)
+            inner = subject.inner(tile.core, strides)
             read = self.read_box(inner, subject.level.shape[1])
             yield LevelTile(tile.index, tile.core, read, inner, subject.way)
 
     def count_tiles(self, subjects: list[Subject]) -> int:
         """Return the number of passes through the network, of one view."""
-        inner = (tile.inner.shape for subject in subjects for tile in self.tiles(subject))
-        return sum(t * z * math.ceil(y / self.step) * math.ceil(x / self.step) for t, _, z, y, x in inner)
+        total = 0
+        for shape in (tile.inner.shape for subject in subjects for tile in self.tiles(subject)):
+            apart = math.prod(shape[: self.first]) // shape[1]
+            along = zip(shape[self.first :], self.step, strict=True)
+            total += apart * math.prod(math.ceil(n / step) for n, step in along)
+        return total
 
     def notes(self, source: Store) -> dict[str, Any]:
         """Say where the promise of no seams can not hold, and where objects look larger or smaller than in training."""
@@ -290,26 +313,28 @@ class Predictor:
 
         stream_tiles(predict, works, ledger, read=read_mirrored, workers=workers, progress=progress)
 
-    def predict(self, core: Box, block: Block, step: int | None = None) -> NDArray[np.float32]:
+    def predict(self, core: Box, block: Block, step: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Return the probabilities (t, classes, z, y, x) of a core from the block that was read for it."""
-        t, _, z, y, x = core.shape
-        result = np.empty((t, len(self.header.classes), z, y, x), dtype=np.float32)
+        t, _, *zyx = core.shape
+        result = np.empty((t, len(self.header.classes), *zyx), dtype=np.float32)
         try:
-            for i in range(t):
-                for j in range(z):
-                    result[i, :, j] = self._predict_plane(block[i, :, j], (y, x), step or self.step)
+            for i, *planes in np.ndindex(t, *core.shape[2 : self.first]):  # planes one by one, volumes as they are
+                part = (i, slice(None), *planes)
+                result[part] = self._predict_one(block[part], core.shape[self.first :], step or self.step)
         except torch.OutOfMemoryError as error:
+            smaller = [aligned(axis, n // 2) for axis, n in zip(self.geometry.axes, self.step, strict=True)]
             raise DeviceError(
-                f"out of memory on {self.device} with tiles of {self.axis.read_size(self.step)} pixels",
-                fix=f"--tile-size {self.axis.read_size(aligned(self.axis, self.step // 2))}",
+                f"out of memory on {self.device} with tiles of {_text(self.read_sizes(self.step))} pixels",
+                fix=f"--tile-size {_text(self.read_sizes(smaller), ',')}",
             ) from error
         return result
 
-    def _predict_plane(self, plane: Block, core: tuple[int, int], step: int) -> Block:
-        mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in (self.header.mean, self.header.std))
-        image = torch.from_numpy((plane.astype(np.float32) - mean) / std).to(self.device)
+    def _predict_one(self, image: Block, core: Sequence[int], step: Sequence[int]) -> Block:
+        shape = (-1, *(1,) * self.header.ndim)
+        mean, std = (np.array(v, dtype=np.float32).reshape(shape) for v in (self.header.mean, self.header.std))
+        normal = torch.from_numpy((image.astype(np.float32) - mean) / std).to(self.device)
         with torch.inference_mode():
-            result = predict_views(self.network, self.geometry, image, core, (step, step), VIEWS[self.config.tta])
+            result = predict_views(self.network, self.geometry, normal, core, step, VIEWS[self.config.tta])
         return result.cpu().numpy()
 
     def _quantize(self, probabilities: Block) -> Block:
@@ -317,13 +342,13 @@ class Predictor:
             probabilities = np.rint(probabilities * 255)
         return probabilities.astype(self.config.probability_dtype)
 
-    def read_box(self, core: Box, channels: int, step: int | None = None) -> Box:
+    def read_box(self, core: Box, channels: int, step: Sequence[int] | None = None) -> Box:
         """Return what the network needs for a core."""
         read = core.replace(1, 0, channels)
-        around = context(self.geometry, core.shape[3:], (step or self.step,) * 2)
-        for axis, n in zip((3, 4), around, strict=True):
-            first = core.start[axis]
-            read = read.replace(axis, first - n, first + aligned(self.axis, core.shape[axis]) + n)
+        around = context(self.geometry, core.shape[self.first :], step or self.step)
+        for i, axis, n in zip(range(self.first, 5), self.geometry.axes, around, strict=True):
+            first = core.start[i]
+            read = read.replace(i, first - n, first + aligned(axis, core.shape[i]) + n)
         return read
 
     def verify_seams(self, level: Level) -> float:
@@ -334,25 +359,31 @@ class Predictor:
         GeometryError
             If it is more than rounding.
         """
-        stride = self.axis.stride
+        sample = SEAM_SAMPLE[self.header.ndim]
         box = Box.whole(level.shape)
-        for axis in range(5):
-            n = level.shape[axis]
-            size = min(n, SEAM_SAMPLE) if axis > 2 else 1
-            first = (n - size) // 2 // stride * stride if axis > 2 else n // 2
-            box = box.replace(axis, first, first + size) if axis != 1 else box
-        whole = aligned(self.axis, SEAM_SAMPLE)
-        step = min(self.step, aligned(self.axis, math.ceil(max(box.shape[3:]) / 2)))
+        for i in (0, 2, 3, 4):
+            n = level.shape[i]
+            stride, size = (self.geometry.axes[i - self.first].stride, sample) if i >= self.first else (1, 1)
+            size = min(n, size)
+            first = (n - size) // 2 // stride * stride
+            box = box.replace(i, first, first + size)
+        axes = self.geometry.axes
+        whole = [aligned(axis, sample) for axis in axes]
+        half = [aligned(axis, math.ceil(n / 2)) for axis, n in zip(axes, box.shape[self.first :], strict=True)]
         results = []
-        for s in (step, whole):
-            block = read_mirrored(level, self.read_box(box, level.shape[1], s))
-            results.append(self.predict(box, block, s))
+        for step in ([min(a, b) for a, b in zip(self.step, half, strict=True)], whole):
+            block = read_mirrored(level, self.read_box(box, level.shape[1], step))
+            results.append(self.predict(box, block, step))
         difference = float(np.abs(results[0] - results[1]).max())
         if difference > SEAM_TOLERANCE and not self.seam_note():
             raise GeometryError(
                 f"tiles differ from the whole by {difference:.2g} in probability; expected rounding only"
             )
         return difference
+
+
+def _text(sizes: Sequence[int], between: str = "x") -> str:
+    return str(sizes[0]) if len(set(sizes)) == 1 else between.join(map(str, sizes))
 
 
 def _listed(names: tuple[str, ...]) -> str:
@@ -365,14 +396,17 @@ def _lay_out(
     """Create the arrays of all outputs; return the tiles over them, and the masks."""
     works: list[Work] = []
     masks = {}
-    classes = len(predictor.header.classes)
+    classes, deep = len(predictor.header.classes), predictor.header.ndim == 3
     for group, subject in groups.items():
         t, _, *zyx = subject.shape
-        masks[group] = stores[0].level(group, 0, subject.axes.without_channels(), (t, 1, *zyx), "uint8", is_label=True)
+        axes = subject.axes
+        masks[group] = stores[0].level(
+            group, 0, axes.without_channels(), (t, 1, *zyx), "uint8", is_label=True, deep=deep
+        )
         targets = [masks[group]]
         for store in stores[1:]:
             dtype = predictor.config.probability_dtype
-            targets.append(store.level(group, 0, subject.axes.with_channels(), (t, classes, *zyx), dtype))
+            targets.append(store.level(group, 0, axes.with_channels(), (t, classes, *zyx), dtype, deep=deep))
         for tile in predictor.tiles(subject):
             works.append(Work(f"{group or 'image'}/{tile.index}", tile, (subject.level,), tuple(targets)))
     return works, masks

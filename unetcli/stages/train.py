@@ -103,13 +103,15 @@ def run(
     if dry_run:
         return _dry_run(_open_task(data, weights, config), weights, choose_device(device))
     launch = read_launch()
+    # What is wrong with the data is said first; of several processes, when they have met, and by one of them.
+    task = _open_task(data, weights, config) if launch.count == 1 else None
     chosen = choose_device(device_name(launch, device))
     processes = Processes(launch, chosen, choose_precision(config.precision, chosen))
     cpus = allotted_cpus(launch)
     if chosen.type == "cpu":
         torch.set_num_threads(cpus)
     with processes.together():
-        task = _open_task(data, weights, config, n_processes=processes.count)
+        task = task or _open_task(data, weights, config, n_processes=processes.count)
         check_apart(out, [data, *([weights] if weights else [])])
         ndim, workers = task.config.axes_of_network, workers or cpus
         places = _open_places(task, weights, workers=workers)

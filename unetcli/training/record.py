@@ -154,8 +154,10 @@ def _step_before(timing: Sequence[Row], n: int) -> float:
 def _shown(row: Row, timing: Sequence[Row]) -> Row:
     """Return what a line or a table shows of a validation."""
     rate = (row["step"] - _step_before(timing, 1)) / max(timing[-1]["seconds"], 1e-9)
-    scores = {name: value for name, value in row.items() if not name.startswith(VALIDATION + "iou_")}
-    return {**scores, "data_wait": timing[-1]["data_wait"], "steps_per_second": rate}
+    left_out = (VALIDATION + "iou_", "learning_rate")
+    scores = {name: value for name, value in row.items() if not name.startswith(left_out)}
+    last = {"learning_rate": row["learning_rate"], "data_wait": timing[-1]["data_wait"], "steps_per_second": rate}
+    return {**scores, **last}
 
 
 def _open_events(folder: Path, first: int) -> SummaryWriter | None:

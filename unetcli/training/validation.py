@@ -280,7 +280,7 @@ class Validator:
         core, (image, t, z) = scores.worst, name
         k, truth = z - core.start[2], self._truth(example, core)
         return Prediction(
-            name=f"{image}, {_position(example, t, z)}",
+            name=", ".join([image, *_position(example, t, z)]),
             rank=rank,
             corner=(core.start[3], core.start[4]),
             image=example.image.read(core.replace(2, z, z + 1))[0, :, 0],
@@ -300,11 +300,10 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
     network.train(training)
 
 
-def _position(example: Example, t: int, z: int) -> str:
+def _position(example: Example, t: int, z: int) -> list[str]:
     """Say which slice of an image it is, as far as there are several."""
     n_t, _, n_z, _, _ = example.image.shape
-    said = [f"{axis} {k}" for axis, k, n in (("t", t, n_t), ("z", z, n_z)) if n > 1]
-    return ", ".join(said)
+    return [f"{axis} {k}" for axis, k, n in (("t", t, n_t), ("z", z, n_z)) if n > 1]
 
 
 def _classes(probabilities: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -1,0 +1,1 @@
+"""A model for other programs: ONNX, and packages of the BioImage Model Zoo."""
