@@ -13,22 +13,24 @@ from unetcli.config import EvaluateConfig, PredictConfig, PrepConfig, TrainConfi
 from unetcli.errors import ConfigError
 from unetcli.image.dataset import open_dataset
 from unetcli.models.checkpoint import load_model
+from unetcli.models.geometry import AxisGeometry, Geometry
 from unetcli.models.losses import DICE, LOSSES, WEIGHTED
 from unetcli.stages import evaluate, prep, tile_predict, train, weights
 from unetcli.training import validation
-from unetcli.training.batches import open_planes
+from unetcli.training.places import open_planes
 from unetcli.training.record import read_rows
 from unetcli.training.validation import Validator, validation_term
 
 METRICS = ("v_rand", "v_info", "warping_error", "rand_error", "max_pixel_fscore", "fg_rand_fscore")
 CPU = torch.device("cpu")
+PIXELWISE = Geometry((AxisGeometry(1, 0, 0, 0, 1),) * 2)
 
 
 def validator(data, run, weight_maps=None, **changes):
     """Return the validator of a run, and its network."""
     dataset = open_dataset(data)
     network, header = load_model(run / "model.safetensors")
-    planes = open_planes(dataset, weight_maps, validation=True)
+    planes = open_planes(dataset, weight_maps, 2, validation=True)
     return Validator(planes, dataset, header.geometry, CPU, **changes), network
 
 
@@ -82,7 +84,7 @@ def test_scores_are_those_of_tile_predict_and_evaluate(judged):
 def test_the_sums_of_parts_add_up_to_those_of_all(instances, trained, weight_maps):
     dataset = open_dataset(instances)
     whole, network = validator(instances, trained, weight_maps, metrics=("v_rand",))
-    planes = open_planes(dataset, weight_maps, validation=False) + list(whole.planes)
+    planes = open_planes(dataset, weight_maps, 2, validation=False) + list(whole.planes)
     whole = replace(whole, planes=planes)
     parts = [replace(whole, planes=planes[rank::2]).measure(network) for rank in range(2)]
     assert whole.row(functools.reduce(operator.add, parts)) == pytest.approx(whole.score(network), rel=1e-12)
@@ -91,7 +93,7 @@ def test_the_sums_of_parts_add_up_to_those_of_all(instances, trained, weight_map
 def test_any_tiles_give_the_same_scores(instances, trained, monkeypatch):
     scorer, network = validator(instances, trained, metrics=("v_rand", "warping_error"))
     expected = scorer.score(network)
-    monkeypatch.setattr(validation, "VALIDATION_TILE", 32)
+    monkeypatch.setitem(validation.VALIDATION_TILE, 2, (32, 32))
     assert scorer.score(network) == pytest.approx(expected, rel=1e-5)
 
 
@@ -128,7 +130,7 @@ def five_classes(folder):
 def test_several_classes_have_an_iou_each(tmp_path, monkeypatch):
     data, maps, truth = five_classes(tmp_path)
     dataset = open_dataset(data)
-    scorer = Validator(open_planes(dataset, maps, validation=True), dataset, None, CPU, metrics=("v_rand",))
+    scorer = Validator(open_planes(dataset, maps, 2, validation=True), dataset, PIXELWISE, CPU, metrics=("v_rand",))
     predicted = np.where(truth == 1, 2, truth)  # all axons are taken for glia
     probabilities = (np.arange(5)[:, None, None, None] == predicted).astype(np.float32)
     monkeypatch.setattr(Validator, "_predict", lambda *_: probabilities)
@@ -152,9 +154,9 @@ def test_several_classes_have_an_iou_each(tmp_path, monkeypatch):
 
 def test_a_sheet_shows_the_worst_and_the_best_slice_and_of_large_ones_the_worst_tile(instances, trained, monkeypatch):
     scorer, network = validator(instances, trained)
-    planes = open_planes(open_dataset(instances), None, validation=False) + list(scorer.planes)
+    planes = open_planes(open_dataset(instances), None, 2, validation=False) + list(scorer.planes)
     scorer = replace(scorer, planes=planes)
-    monkeypatch.setattr(validation, "VALIDATION_TILE", 32)
+    monkeypatch.setitem(validation.VALIDATION_TILE, 2, (32, 32))
     sums = scorer.measure(network)
     shown = {prediction.rank: prediction for prediction in scorer.pictures(network, sums)}
     of_slices = {name[0]: scores.iou for name, scores in sums.slices.items()}

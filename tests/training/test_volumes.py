@@ -82,17 +82,17 @@ def test_a_thin_volume_is_mirrored_and_said(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("made", ["drawn", "real"])
-def test_volumes_are_learnt(tmp_path, made):
+@pytest.mark.parametrize(("made", "least"), [("drawn", 0.9), ("real", 0.5)])
+def test_volumes_are_learnt(tmp_path, made, least):
     split, image, labels = "24-31", *cells((32, 48, 52), 3)
     if made == "real":
         if not REAL.exists():
             pytest.skip(f"{REAL} is missing")
         split, image, labels = "24-30", *(tifffile.imread(REAL / name) for name in ("img3d.tif", "mask3d.tif"))
-    data, maps = make_data(tmp_path, split, image, labels)
+    data, _ = make_data(tmp_path, split, image, labels)
     config = TrainConfig(
         ndim=3, features="8,16", patch_size="16,32,32", batch_size=2, steps=150, validate_every=50, learning_rate=0.01,
-        elastic=2.0, sampling="foreground",
+        elastic=2.0,
     )  # fmt: skip
-    train.run(data, tmp_path / "run", config, weights=maps, device="cpu")
-    assert rows_of(tmp_path / "run")[-1]["validation_iou"] > 0.6
+    train.run(data, tmp_path / "run", config, device="cpu")
+    assert rows_of(tmp_path / "run")[-1]["validation_iou"] > least
