@@ -109,7 +109,7 @@ def test_help_shows_every_default_and_choice(cli):
     assert "[default: 5.0 (paper), 6.0 (plugin)]" in words(cli.out)
     assert "[default: 10.0 (plugin)]" in words(cli.out)
     cli("train", "--help")
-    assert "paper|default|fast" in words(cli.out)
+    assert "|".join(PRESETS) in words(cli.out)
     assert "valid|same" in words(cli.out)
 
 

@@ -434,7 +434,7 @@ class TrainConfig(DeformConfig):
         parts = self.features.split(",")
         if len(parts) < 2 or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
             found.append(f"--features {self.features}: expected two or more numbers of channels, such as 32,64,128")
-        if self.batch_size % self.accumulate:
+        if self.accumulate > 0 and self.batch_size % self.accumulate:
             found.append(f"--accumulate {self.accumulate}: expected a divisor of --batch-size {self.batch_size}")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             found.append("--nesterov: expected with --optimizer sgd and a --momentum above 0 only")

@@ -100,13 +100,15 @@ def run(
     if dry_run:
         return _dry_run(_open_task(data, weights, config), choose_device(device))
     launch = read_launch()
+    # What is wrong with the data is said first; of several processes, when they have met, and by one of them.
+    task = _open_task(data, weights, config) if launch.count == 1 else None
     chosen = choose_device(device_name(launch, device))
     processes = Processes(launch, chosen, choose_precision(config.precision, chosen))
     cpus = allotted_cpus(launch)
     if chosen.type == "cpu":
         torch.set_num_threads(cpus)
     with processes.together():
-        task = _open_task(data, weights, config, n_processes=processes.count)
+        task = task or _open_task(data, weights, config, n_processes=processes.count)
         check_apart(out, [data, *([weights] if weights else [])])
         training, validation = (open_planes(task.dataset, weights, validation=part) for part in (False, True))
         is_complete = processes.is_first and _is_complete(out, task.plan, overwrite=overwrite)
