@@ -1,0 +1,72 @@
+"""Settings of what uses a model: `tile-predict` and `export`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from unetcli.config.settings import Config, setting
+from unetcli.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(Config):
+    """Settings of `tile-predict`."""
+
+    tile_size: str | int | None = setting(
+        None, "Extent of a tile as the network reads it, pixels: 572, or 32,128,128 for z,y,x. [default: a core of "
+        "512, on CUDA 1024; of volumes 64, on CUDA 96]",
+    )  # fmt: skip
+    probability_dtype: str = setting(
+        "float32",
+        "Type of --probabilities; uint8 holds 255 times the probability.",
+        choices=("float32", "float16", "uint8"),
+    )
+    tta: str = setting(
+        "none",
+        "Average over mirrored (flips: 4) or also turned (d4: 8) views of the image.",
+        choices=("none", "flips", "d4"),
+    )
+    level: int = setting(0, "Level of the image's pyramid that the network sees; 0 is full size.", minimum=0)
+    upsample: str = setting(
+        "bilinear", "How the result of a level is brought to full size; none leaves it at the level's.",
+        choices=("bilinear", "nearest", "none"),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.tile_size is not None:
+            object.__setattr__(self, "tile_size", str(self.tile_size).replace(" ", ""))
+        super().__post_init__()
+
+    def tile_shape(self, ndim: int) -> tuple[int, ...]:
+        """Return the extent of a tile along (y, x) or (z, y, x), pixels.
+
+        Raises
+        ------
+        ConfigError
+            If it is given for axes that there are not.
+        """
+        sizes = tuple(int(n) for n in str(self.tile_size).split(","))
+        if len(sizes) not in (1, ndim):
+            raise ConfigError(
+                f"--tile-size {self.tile_size}: expected one number, or {ndim} for {'z,y,x'[-2 * ndim + 1 :]}",
+                fix=f"--tile-size {','.join(map(str, (*sizes[:1], *sizes)[-ndim:]))}",
+            )
+        return sizes if len(sizes) == ndim else sizes * ndim
+
+    def mistakes(self) -> list[str]:
+        """Check what `tile_size` holds."""
+        if self.tile_size is None or re.fullmatch(r"0*[1-9]\d{0,6}(,0*[1-9]\d{0,6}){0,2}", str(self.tile_size)):
+            return []
+        return [f"--tile-size {self.tile_size}: expected pixels, such as 256 or 16,128,128 for z,y,x"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Config):
+    """Settings of `export`, all of them for the package of the BioImage Model Zoo (model.zip)."""
+
+    name: str | None = setting(None, "Name of the model. [default: from its architecture and classes]", group="Package")
+    description: str | None = setting(None, "What it is for, in a sentence or two.", group="Package")
+    author: str | None = setting(None, "Who made it; several separated by semicolons.", group="Package")
+    license: str | None = setting(None, "Its license, by the identifier of SPDX, such as CC-BY-4.0.", group="Package")
+    cite: str | None = setting(None, "DOI of what to cite, beside the paper of the U-Net.", group="Package")
