@@ -11,9 +11,9 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,14 +23,32 @@ from unetcli.image.inputs import open_inputs
 from unetcli.image.store import open_store
 from unetcli.image.tiling import Box
 from unetcli.metrics.tables import confusion_table
+from unetcli.models.device import choose_device
 from unetcli.presets import with_preset
 from unetcli.stages import evaluate, prep, tile_predict, train, weights
 from unetcli.training.record import read_rows
 
-SMALL = {
-    "features": "8,16,32,64,128", "patch_size": 192, "batch_size": 4, "steps": 800, "validate_every": 800,
-}  # fmt: skip
-"""A budget for two CPU cores: what every run of a comparison gets, but for what its line changes."""
+
+class Budget(NamedTuple):
+    """What every run of a comparison gets, but for what its line changes."""
+
+    small: Mapping[str, Any]
+    """Of sets with many lines."""
+    wide: Mapping[str, Any]
+    """Of the others."""
+    valid: Mapping[str, Any]
+    """In place of the patch of `small`, for networks of valid convolutions."""
+
+
+BUDGETS = {
+    "cpu": Budget(
+        {"features": "8,16,32,64,128", "patch_size": 192, "batch_size": 4, "steps": 800, "validate_every": 800},
+        {"features": "16,32,64,128,256", "patch_size": 256, "batch_size": 4, "steps": 800, "validate_every": 800},
+        {"patch_size": 284},
+    ),
+    "cuda": Budget({}, {}, {}),  # the presets as they are
+}
+"""By device."""
 
 
 @dataclass(frozen=True)
@@ -85,27 +103,51 @@ MEMBRANES = {"balance": "none", "w0": 5.0, "sigma": 3.0}
 """Weights of membranes, which are objects and no gaps between them."""
 
 
-def membranes(data: Path) -> Set:
+def membranes(data: Path, budget: Budget) -> Set:
     """ISBI 2012: slices 0 to 21 to learn from, 22 and 23 held back."""
     folder = data / "isbi2012"
     pairs = [(folder / f"train_image_{n:02}.png", folder / f"train_label_{n:02}.png") for n in range(24)]
-    valid = {"padding": "valid", "patch_size": 284}
+    small, as_published = budget.small, {**budget.small, **budget.valid}
+    shorter = {"decay_every": 10} if small else {}
     cases = [
-        Case("default", settings=SMALL, weights=MEMBRANES),
-        Case("default, eight views", settings=SMALL, weights=MEMBRANES, tta="d4"),
-        Case("default without weight map", settings=SMALL, weights=None),
-        Case("default without elastic deformation", settings={**SMALL, "elastic": 0.0}, weights=MEMBRANES),
-        Case("default without any augmentation", settings={**SMALL, **NO_AUGMENTATION}, weights=MEMBRANES),
-        Case("paper", "paper", {**SMALL, **valid, "batch_size": 1}, weights=MEMBRANES),
-        Case("paper, batches of 4", "paper", {**SMALL, **valid}, weights=MEMBRANES),
-        Case("classic", "classic", {**SMALL, "epochs": None, "decay_every": 10}, weights=None),
+        Case("default", settings=small, weights=MEMBRANES),
+        Case("default, eight views", settings=small, weights=MEMBRANES, tta="d4"),
+        Case("default without weight map", settings=small, weights=None),
+        Case("default without elastic deformation", settings={**small, "elastic": 0.0}, weights=MEMBRANES),
+        Case("default without any augmentation", settings={**small, **NO_AUGMENTATION}, weights=MEMBRANES),
+        Case("paper", "paper", {**as_published, "batch_size": 1}, weights=MEMBRANES),
+        Case("paper, batches of 4", "paper", {**as_published, "batch_size": 4}, weights=MEMBRANES),
+        Case("classic", "classic", {**small, **shorter}, weights=None),
         *(
-            Case(arch, settings={**SMALL, "arch": arch, "ndim": 2, **changes}, weights=MEMBRANES)
+            Case(arch, settings={**small, "arch": arch, "ndim": 2, **changes}, weights=MEMBRANES)
             for arch, changes in ARCHITECTURES.items()
         ),
     ]
-    wanted = ("v_rand", "v_info", "warping_error", "min_warping_error", "rand_error", "pixel_error", "iou")
-    return Set(pairs[:22], pairs[22:], {"label_kind": "classes", "pixel_size": "4nm"}, wanted, cases)
+    return Set(pairs[:22], pairs[22:], {"label_kind": "classes", "pixel_size": "4nm"}, OF_MEMBRANES, cases)
+
+
+OF_MEMBRANES = ("v_rand", "v_info", "warping_error", "min_warping_error", "rand_error", "pixel_error", "iou")
+
+
+def choices(data: Path, budget: Budget) -> Set:
+    """Compare what the preset ``default`` could do otherwise, on membranes; its seeds show what is chance."""
+    changes: dict[str, dict[str, Any]] = {
+        "default": {},
+        "default, another seed": {"seed": 1},
+        "default, a third seed": {"seed": 2},
+        "averaged parameters": {"ema": 0.99},
+        "Dice and cross-entropy": {"loss": "dice-cross-entropy"},
+        "cosine": {"schedule": "cosine", "warmup": 40},
+        "SGD as nnU-Net": {
+            "optimizer": "sgd", "learning_rate": 1e-2, "momentum": 0.99, "nesterov": True, "weight_decay": 3e-5,
+            "schedule": "poly",
+        },
+        "group normalization": {"norm": "group"},
+        "half the learning rate": {"learning_rate": 1e-3},
+        "twice the learning rate": {"learning_rate": 4e-3},
+    }  # fmt: skip
+    cases = [Case(name, settings={**budget.small, **changed}, weights=MEMBRANES) for name, changed in changes.items()]
+    return replace(membranes(data, budget), cases=cases)
 
 
 NO_AUGMENTATION = {
@@ -122,7 +164,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """What a comparison changes beside the architecture."""
 
 
-def cells(data: Path) -> Set:
+def cells(data: Path, budget: Budget) -> Set:
     """PhC-U373: hand-made truth of five frames held back; the others, and silver truth where there is no other."""
     folder = data / "ctc_phc_c2dh_u373"
     held_back = ("041", "049", "051", "052", "059")
@@ -132,16 +174,11 @@ def cells(data: Path) -> Set:
         hand = folder / "02_GT" / "SEG" / f"man_seg{frame}.tif"
         truth = hand if hand.exists() else folder / "02_ST" / "SEG" / f"man_seg{frame}.tif"
         pairs["held_back" if frame in held_back else "training"].append((picture, truth))
-    cases = [Case("default", settings=WIDER), Case("default, eight views", settings=WIDER, tta="d4")]
+    cases = [Case("default", settings=budget.wide), Case("default, eight views", settings=budget.wide, tta="d4")]
     return Set(**pairs, prep={"pixel_size": "0.65um"}, metrics=("iou", "seg", "ap50"), cases=cases)
 
 
-WIDER = {
-    "features": "16,32,64,128,256", "patch_size": 256, "batch_size": 4, "steps": 800, "validate_every": 800,
-}  # fmt: skip
-
-
-def nuclei(data: Path) -> Set:
+def nuclei(data: Path, budget: Budget) -> Set:
     """Fluorescent nuclei of the Data Science Bowl: every fifth gray picture is held back."""
     folder = data / "dsb2018_nuclei"
     with (folder / "index.csv").open() as file:
@@ -149,20 +186,20 @@ def nuclei(data: Path) -> Set:
     pairs = [(folder / "images" / f"{name}.png", folder / "labels" / f"{name}.tif") for name in names]
     training = [pair for i, pair in enumerate(pairs) if i % 5 != 2]
     cases = [
-        Case("default", settings=WIDER),
-        Case("default without weight map", settings=WIDER, weights=None),
+        Case("default", settings=budget.wide),
+        Case("default without weight map", settings=budget.wide, weights=None),
     ]
     kept = {"label_kind": "instances", "channels": "0"}
     return Set(training, pairs[2::5], kept, ("ap50", "seg", "iou"), cases)
 
 
-def crowded(data: Path) -> Set:
+def crowded(data: Path, budget: Budget) -> Set:
     """Crowded cells in phase contrast: two pictures to learn from, one held back."""
     folder = data / "usiigaci_phase"
     pairs = [(folder / f"set{n}_raw.tif", folder / f"set{n}_instances.png") for n in (1, 15, 30)]
     cases = [
-        Case("default", settings=WIDER),
-        Case("default without weight map", settings=WIDER, weights=None),
+        Case("default", settings=budget.wide),
+        Case("default without weight map", settings=budget.wide, weights=None),
     ]
     return Set(pairs[:2], pairs[2:], {"label_kind": "instances"}, ("ap50", "seg", "iou"), cases)
 
@@ -173,20 +210,27 @@ VNC_CLASSES = {
 }  # fmt: skip
 
 
-def nine_classes(data: Path) -> Set:
+def nine_classes(data: Path, budget: Budget) -> Set:
     """Nine classes in electron microscopy: slices 0 to 4 to learn from, 5 and 6 held back."""
     folder = data / "vnc_sstem"
     pairs = [(folder / f"raw_{n:02}.tif", folder / f"labels_{n:02}.png") for n in range(7)]
     classes = ",".join(f"{value}={name}" for value, name in VNC_CLASSES.items())
     cases = [
-        Case("default", settings=WIDER, weights=None),
-        Case("default, Dice and cross-entropy", settings={**WIDER, "loss": "dice-cross-entropy"}, weights=None),
-        Case("default, classes weighted", settings=WIDER, weights={"balance": "inverse"}),
+        Case("default", settings=budget.wide, weights=None),
+        Case("default, Dice and cross-entropy", settings={**budget.wide, "loss": "dice-cross-entropy"}, weights=None),
+        Case("default, classes weighted", settings=budget.wide, weights={"balance": "inverse"}),
     ]
     return Set(pairs[:5], pairs[5:], {"classes": classes, "pixel_size": "4.6nm"}, tuple(VNC_CLASSES.values()), cases)
 
 
-SETS = {"membranes": membranes, "cells": cells, "nuclei": nuclei, "crowded": crowded, "nine-classes": nine_classes}
+SETS = {
+    "membranes": membranes,
+    "choices": choices,
+    "cells": cells,
+    "nuclei": nuclei,
+    "crowded": crowded,
+    "nine-classes": nine_classes,
+}
 
 
 def run(data: Path, out: Path, names: Sequence[str], *, steps: int | None = None, device: str = "auto") -> None:
@@ -206,8 +250,9 @@ def run(data: Path, out: Path, names: Sequence[str], *, steps: int | None = None
         Where to train.
     """
     print(describe())
+    budget = BUDGETS[choose_device(device).type]
     for name in names:
-        chosen = SETS[name](data)
+        chosen = SETS[name](data, budget)
         print(f"\n| {name} | parameters | steps | " + " | ".join(chosen.metrics) + " | minutes |")
         print("|---" * (len(chosen.metrics) + 4) + "|")
         for case in chosen.cases:

@@ -141,7 +141,7 @@ def test_networks_are_compared_on_pictures_held_back(tmp_path, monkeypatch, caps
     cases = [segmentation.Case("one", settings=tiny), segmentation.Case("two", settings=tiny, tta="flips")]
     metrics = ("iou", "seg", "ap50")
     chosen = segmentation.Set(pairs[:2], pairs[2:], {"label_kind": "instances"}, metrics, cases)
-    monkeypatch.setattr(segmentation, "SETS", {"tiny": lambda _: chosen})
+    monkeypatch.setattr(segmentation, "SETS", {"tiny": lambda *_: chosen})
     for _ in range(2):  # the second time all is there
         segmentation.run(tmp_path, tmp_path / "out", ["tiny"], device="cpu")
         assert "| one | " in capsys.readouterr().out
