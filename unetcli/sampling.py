@@ -99,7 +99,7 @@ def _weight_images(path: Location, dataset: Dataset) -> Mapping[str, Image]:
         raise InputError(
             f"{path}: its weight maps were made from another data set than {dataset.store.path}, "
             "or from an older state of it",
-            fix=f"unetcli weights {dataset.store.path} -o {path} --overwrite",
+            fix=f"give those of this data set; unetcli weights {dataset.store.path} -o new_weights.zarr makes them",
         )
     return {image.name: image for image in store.images}
 
