@@ -154,17 +154,21 @@ def _open_task(data: Location, weights: Location | None, config: TrainConfig, *,
     parameters = network_parameters(config, dataset)
     geometry = geometry_of(config.arch, parameters)
     ndim = len(geometry.axes)
+    _check_depth(config, dataset, ndim)
     config.grid_points(ndim)
     found = [resolution for _, resolution in resolutions(config, geometry, dataset)]
     check_batch(config.batch_size, config.accumulate, n_processes)
     for resolution in found:
         _check_norm(config, geometry, resolution.shape[-ndim:], n_processes)
     _check_validation(config, dataset)
+    config = _with_best_by(config, dataset.classes)
     if config.augment_on == "device" and (reason := host_only(config, ndim)):
         raise ConfigError(f"--augment-on device: does not go with {reason}", fix="--augment-on host")
     epoch_steps = _epoch_steps(config, found[-1], dataset)
     if config.epochs:
         config = replace(config, steps=config.epochs * epoch_steps)
+    if config.warmup >= config.steps:
+        raise ConfigError(f"--warmup {config.warmup}: expected fewer than the {config.steps} steps of the training")
     plan = {
         "stage": "train",
         "settings": asdict(config),
@@ -270,6 +274,16 @@ def _check_norm(config: TrainConfig, geometry: Geometry, shape: Sequence[int], n
         )
 
 
+def _check_depth(config: TrainConfig, dataset: Dataset, ndim: int) -> None:
+    """Refuse a network of volumes for images of one plane, which `tile-predict` refuses, too."""
+    if ndim == 3 and all(image.level.shape[2] == 1 for image in dataset.images):
+        asked = "--ndim 3" if config.ndim == 3 else f"--arch {config.arch}"
+        raise ConfigError(
+            f"{asked}: each image of {dataset.store.path} has one plane; expected volumes",
+            fix="--ndim 2" if config.ndim == 3 else f"--arch unet, or --arch {config.arch} --ndim 2",
+        )
+
+
 def _validation_metrics(config: TrainConfig) -> list[str]:
     """Return the scores of whole planes that are asked for."""
     return [] if config.validate_metrics is None else parse_names("--validate-metrics", config.validate_metrics)
@@ -287,6 +301,16 @@ def _check_validation(config: TrainConfig, dataset: Dataset) -> None:
             f"{' and '.join(asked)}: {dataset.store.path} has no validation part to score models on",
             fix="unetcli prep ... --split 0.2",
         )
+
+
+def _with_best_by(config: TrainConfig, classes: Sequence[str]) -> TrainConfig:
+    """Settle by which score a model is the best: of several classes by that which looks at each of them."""
+    if config.best_by == "validation_mean_iou" and len(classes) <= 2:
+        raise ConfigError(
+            "--best-by validation_mean_iou: expected with more than two classes only", fix="--best-by validation_iou"
+        )
+    of_classes = "validation_mean_iou" if len(classes) > 2 else "validation_iou"
+    return replace(config, best_by=of_classes) if config.best_by == "auto" else config
 
 
 def _epoch_steps(config: TrainConfig, patch: Resolution, dataset: Dataset) -> int:
