@@ -127,10 +127,15 @@ def run(
         if not processes.is_first:
             return {}
         summary = _summary(out, already=is_complete)
-    notes = mirrored_note(places.planes, task.patch.output) if ndim == 3 else []
-    if task.dataset.ndim == 3 and ndim == 2:
-        notes = ["objects lie in volumes, but this network works plane by plane"]
+    notes = _notes(task, places)
     return {**summary, **({"notes": notes} if notes else {})}
+
+
+def _notes(task: Task, places: Places) -> list[str]:
+    """Say what in a data set of volumes this network does not make the most of."""
+    if task.config.axes_of_network == 3:
+        return mirrored_note(places.planes, task.patch.output)
+    return ["objects lie in volumes, but this network works plane by plane"] if task.dataset.ndim == 3 else []
 
 
 class Task(NamedTuple):
@@ -366,8 +371,9 @@ def _dry_run(task: Task, weights: Location | None, device: torch.device) -> dict
     logger.info("measuring steps with random patches")
     cost = measure_step(trainer, shape, available_memory(device))
     said["step_memory_gb"] = cost.memory / 1e9
+    notes = _notes(task, places)
     if cost.seconds is None:
-        return {**said, "notes": [f"a step does not fit into the free memory of {device}: so it was not timed"]}
+        return {**said, "notes": [*notes, f"a step does not fit into the free memory of {device}: so it was not timed"]}
     # A pass forward takes a third of one forward and backward.
     pixels = sum(math.prod(image.level.shape[3:]) for image, _, _ in task.dataset.planes(validation=True))
     of_validation = cost.seconds / 3 * pixels / (config.batch_size * math.prod(output))
@@ -377,6 +383,7 @@ def _dry_run(task: Task, weights: Location | None, device: torch.device) -> dict
         "validation_seconds": of_validation,
         "minutes": (config.steps * cost.seconds + n_validations * of_validation) / 60,
         "files": FILES,
+        **({"notes": notes} if notes else {}),
     }
 
 
