@@ -46,6 +46,8 @@ class Example:
         Weight map; `None`: every pixel counts the same.
     density
         Where regions are centred; `None`: they lie anywhere.
+    first_z
+        Which plane of its image the first one is, if others were cut away.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Example:
     target: Source | None = None
     weights: Source | None = None
     density: Density | None = None
+    first_z: int = 0
 
     def share(self, t: int, z: int, ndim: int, *, whole: bool) -> float:
         """Return how often a sample is of a plane, or volume: regions by density, or by pixels."""
