@@ -196,6 +196,14 @@ def test_what_no_training_could_come_of_is_refused_first(instances, tmp_path, ch
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("is_given", [True, False])
+def test_a_weighted_loss_without_weights_is_told(instances, weight_maps, tmp_path, caplog, is_given):
+    weights = weight_maps if is_given else None
+    with caplog.at_level("INFO"):
+        train.run(instances, tmp_path / "run", CONFIG, weights=weights, device="cpu", dry_run=True)
+    assert ("all pixels count the same" in caplog.text) != is_given
+
+
 def test_weights_that_are_not_there_are_said_to_be_missing(instances, tmp_path):
     with pytest.raises(InputError, match=r"none\.zarr: does not exist") as caught:
         train.run(instances, tmp_path / "run", CONFIG, weights=tmp_path / "none.zarr", device="cpu")

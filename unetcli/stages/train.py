@@ -186,6 +186,8 @@ def _open_places(task: Task, weights: Location | None, *, workers: int) -> Place
     """Return where patches of the training images lie."""
     ndim = task.config.axes_of_network
     planes = open_planes(task.dataset, weights, ndim, validation=False)
+    if task.config.loss == "weighted-cross-entropy" and all(example.weights is None for example, _, _ in planes):
+        logger.info("weights: none are given, so that all pixels count the same (unetcli weights makes a map)")
     return Places.of(planes, task.config, task.dataset, ndim, workers=workers)
 
 
