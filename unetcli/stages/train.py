@@ -357,8 +357,9 @@ def _dry_run(task: Task, weights: Location | None, device: torch.device) -> dict
     shape, n_validations = config.patch_shape(len(geometry.axes)), math.ceil(config.steps / config.validate_every)
     output = [size - 2 * axis.margin for axis, size in zip(geometry.axes, shape, strict=True)]
     planes = {part: sum(1 for _ in task.dataset.planes(validation=part)) for part in (False, True)}
+    channels = ",".join(map(str, config.feature_list))
     said = {
-        "network": f"{config.arch}, {config.features} channels, padding {config.padding}, norm {config.norm}",
+        "network": f"{config.arch}, {channels} channels, padding {config.padding}, norm {config.norm}",
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
         "geometry": geometry.describe(),
         "patch": f"{_joined(shape, ' x ')} pixels in, {_joined(output, ' x ')} out, {config.batch_size} in a step",
