@@ -113,11 +113,13 @@ def test_help_shows_every_default_and_choice(cli):
     assert "valid|same" in words(cli.out)
 
 
-def test_the_architectures_are_listed_without_any_data(cli, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_architectures_are_listed_without_any_data(cli, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
     assert cli("train", "--list-archs") == 0
-    for text in ("unet3d", "Zhou et al. 2018", "19.07 M", "548", "48,48,48,48,200"):
+    for text in ("attention-unet", "Zhou et al. 2018", "19.07 M", "548", "48,48,48,48,200"):
         assert text in cli.out
+    assert "…" not in cli.out
 
 
 def test_nothing_asked_is_answered_by_help(cli):
@@ -508,7 +510,7 @@ def test_the_log_has_lines_of_progress_and_the_result_is_on_stdout(cli, lines, i
     monkeypatch.setattr("unetcli.progress.LOG_INTERVAL_S", 0)
     assert cli(*lines("weights", "out")) == 0
     for line in cli.err.splitlines():
-        assert re.fullmatch(r"weights: \d+ of \d+, [\d.e+]+/s, ([\d.]+|inf) min left", line)
+        assert re.fullmatch(r"weights: \d+ of \d+, ([\d.e+]+/s, [\d.]+ min left|time left not known yet)", line)
     assert cli.err
     assert re.search(r"^images +3 *$", cli.out, flags=re.MULTILINE)
 
@@ -596,6 +598,14 @@ def test_a_line_now_and_then_with_rate_and_time_left(capsys, clock):
     ]
 
 
+def test_the_first_step_tells_no_rate(capsys, clock):
+    calls = [(0, 0, 5), (40, 1, 40), (80, 2, 40)]
+    assert said_after(capsys, clock, calls) == [
+        "weights: 1 of 40, time left not known yet",
+        "weights: 2 of 40, 0.025/s, 25.3 min left",
+    ]
+
+
 def test_a_run_that_continues_counts_its_own_rate(capsys, clock):
     calls = [(0, 5000, 6000), (60, 5060, 6000)]
     assert said_after(capsys, clock, calls) == ["weights: 5060 of 6000, 1/s, 15.7 min left"]
@@ -654,6 +664,12 @@ def test_rows_are_a_table_on_a_terminal_which_stays_when_the_bar_goes(capsys, cl
         "best", "20", "0.5", "0.25", "0.875", "0.001", "1.0", "%", "2", "40", "0.5", "0.25", "0.875", "0.001", "1.0",
         "%", "2",
     ]  # fmt: skip
+
+
+def test_a_run_that_goes_on_calls_no_row_the_best_that_is_not(capsys, clock, restored_signals):
+    with Progress("train", "bar") as progress:
+        progress.show_row(ROW, 60, is_best=False, seconds_left=1.0)
+    assert "best" not in capsys.readouterr().err
 
 
 def test_no_progress_where_none_is_wanted(capsys, clock):

@@ -71,7 +71,9 @@ def test_values_outside_the_range_are_refused(stage, field):
         assert str(value) in str(caught.value)
 
 
-NEEDS = {"background": {"recipe": "plugin"}, "sigma1": {"recipe": "plugin"}}
+NEEDS = {
+    "background": {"recipe": "plugin"}, "sigma1": {"recipe": "plugin"}, "foreground_share": {"sampling": "foreground"},
+}  # fmt: skip
 """What a setting goes together with only."""
 
 

@@ -223,15 +223,22 @@ def _list_archs(wanted: bool) -> None:
     if not wanted:
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from unetcli.models.summary import describe_architectures
 
+    # Numbers in a table that no terminal is too narrow for; words below it.
     rows = describe_architectures()
-    table = Table(*rows[0], title="Architectures, with their channels by default")
+    names = [name for name in rows[0] if name not in ("paper", "what")]
+    columns = [Column(name, no_wrap=name in ("name", "channels", "parameters")) for name in names]
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    words = Table(box=None, pad_edge=False, show_header=False)
+    words.add_column(no_wrap=True)
     for row in rows:
-        table.add_row(*row.values())
-    Console(highlight=False).print(table)
+        table.add_row(*(row[name] for name in names))
+        words.add_row(row["name"], f"{row['what']} ({row['paper']})")
+    console = Console(highlight=False)
+    console.print(table, "", words, sep="\n")
     raise typer.Exit
 
 

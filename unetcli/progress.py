@@ -136,7 +136,7 @@ class Progress:
         rate = (done - self.first) / max(now - self.started, 1e-9)
         if self.style == "bar":
             self.screen = self.screen or Screen(self.command)
-            self.screen.show(done, total, f"{rate:.3g}/s, {self._time_left(rate)}")
+            self.screen.show(done, total, self._speed(rate))
         elif self.style != "none" and now - self.shown >= LOG_INTERVAL_S:
             self.shown = now
             self._log(rate)
@@ -184,12 +184,15 @@ class Progress:
             values.append(f"{row['steps_per_second']:.3g} steps/s, {_minutes(seconds_left)}")
             print(f"step {step} of {total}: {', '.join(values)}", file=sys.stderr, flush=True)
 
-    def _time_left(self, rate: float) -> str:
-        """Say how much time is left: in proportion to what was told, else at the rate so far."""
+    def _speed(self, rate: float) -> str:
+        """Say rate and time left: in proportion to what was told, else at the rate so far, which the first has not."""
         done, total = self.last
+        if not rate:
+            return "time left not known yet"
+        seconds = (total - done) / rate
         if self.left is not None and total > self.left[0]:
-            return _minutes(self.left[1] * (total - done) / (total - self.left[0]))
-        return _minutes((total - done) / rate if rate else float("inf"))
+            seconds = self.left[1] * (total - done) / (total - self.left[0])
+        return f"{rate:.3g}/s, {_minutes(seconds)}"
 
     def _log(self, rate: float) -> None:
         """Write a line: done, total, rate, estimated time left."""
@@ -198,8 +201,7 @@ class Progress:
             entry = {"event": "progress", "command": self.command, "done": done, "total": total}
             _print_json({**entry, "per_second": round(rate, 3)})
         else:
-            text = f"{self.command}: {done} of {total}, {rate:.3g}/s, {self._time_left(rate)}"
-            print(text, file=sys.stderr, flush=True)
+            print(f"{self.command}: {done} of {total}, {self._speed(rate)}", file=sys.stderr, flush=True)
 
 
 class Screen:
@@ -229,7 +231,7 @@ class Screen:
     def add(self, row: Mapping[str, float], *, is_best: bool) -> None:
         """Add a row to the table."""
         self.rows = [*self.rows, row][-SHOWN_ROWS:]
-        self.best = row if is_best or self.best is None else self.best
+        self.best = row if is_best else self.best  # of a run that goes on, the best one may lie before its rows
 
     def stop(self) -> None:
         """Remove the bar; the table stays."""
@@ -241,9 +243,9 @@ class Screen:
         from rich.console import Group
         from rich.table import Table
 
-        if not self.rows or self.best is None:
+        if not self.rows:
             return self.bar
-        rows = self.rows if self.best in self.rows else [self.best, *self.rows[1:]]
+        rows = self.rows if self.best is None or self.best in self.rows else [self.best, *self.rows[1:]]
         table = Table(box=None, pad_edge=False, padding=(0, 1))
         for name in ("", *rows[-1]):
             table.add_column(_spoken(name, line="\n"), justify="right", header_style="dim")

@@ -46,6 +46,8 @@ class Example:
         Weight map; `None`: every pixel counts the same.
     density
         Where regions are centred; `None`: they lie anywhere.
+    first_z
+        Which plane of its image the first one is, if others were cut away.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Example:
     target: Source | None = None
     weights: Source | None = None
     density: Density | None = None
+    first_z: int = 0
 
     def share(self, t: int, z: int, ndim: int, *, whole: bool) -> float:
         """Return how often a sample is of a plane, or volume: regions by density, or by pixels."""
@@ -99,7 +102,7 @@ def _weight_images(path: Location, dataset: Dataset) -> Mapping[str, Image]:
         raise InputError(
             f"{path}: its weight maps were made from another data set than {dataset.store.path}, "
             "or from an older state of it",
-            fix=f"unetcli weights {dataset.store.path} -o {path} --overwrite",
+            fix=f"give those of this data set; unetcli weights {dataset.store.path} -o new_weights.zarr makes them",
         )
     return {image.name: image for image in store.images}
 

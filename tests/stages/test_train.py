@@ -178,6 +178,50 @@ def test_training_ends_early_where_nothing_gets_better(instances, tmp_path, monk
     assert [row["step"] for row in rows_of(tmp_path / "run")] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("changes", "said", "fix"),
+    [
+        ({"ndim": 3}, "--ndim 3: each image of .* has one plane", "--ndim 2"),
+        ({"arch": "unet3d"}, "--arch unet3d: each image of .* has one plane", "--arch unet"),
+        ({"best_by": "validation_mean_iou"}, "expected with more than two classes", "--best-by validation_iou"),
+        ({"warmup": 6}, "--warmup 6: expected fewer than the 6 steps", None),
+    ],
+    ids=["ndim", "arch", "best-by", "warmup"],
+)
+def test_what_no_training_could_come_of_is_refused_first(instances, tmp_path, changes, said, fix):
+    config = replace(CONFIG, **changes, patch_size=16)
+    with pytest.raises(ConfigError, match=said) as caught:
+        train.run(instances, tmp_path / "run", config, device="cpu")
+    assert (caught.value.fix or "").startswith(fix or "")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_a_weighted_loss_without_weights_is_told(instances, weight_maps, tmp_path, caplog, is_given):
+    weights = weight_maps if is_given else None
+    with caplog.at_level("INFO"):
+        train.run(instances, tmp_path / "run", CONFIG, weights=weights, device="cpu", dry_run=True)
+    assert ("all pixels count the same" in caplog.text) != is_given
+
+
+def test_weights_that_are_not_there_are_said_to_be_missing(instances, tmp_path):
+    with pytest.raises(InputError, match=r"none\.zarr: does not exist") as caught:
+        train.run(instances, tmp_path / "run", CONFIG, weights=tmp_path / "none.zarr", device="cpu")
+    assert caught.value.fix == "check the path"
+
+
+def test_of_several_classes_the_best_model_is_that_of_the_best_mean_over_them(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (2, 48, 48), dtype=np.uint8)
+    np.save(tmp_path / "i.npy", image)
+    np.save(tmp_path / "l.npy", image // 86)
+    prepared = PrepConfig(axes="zyx", ndim=2, label_kind="classes", split="1")
+    prep.run([tmp_path / "i.npy"], tmp_path / "d", prepared, labels=[tmp_path / "l.npy"])
+    config = replace(CONFIG, steps=6, validate_every=1, learning_rate=0.1)
+    summary = train.run(tmp_path / "d", tmp_path / "run", config, device="cpu")
+    means, ious = ([row[f"validation_{name}"] for row in rows_of(tmp_path / "run")] for name in ("mean_iou", "iou"))
+    assert summary["best_step"] == 1 + np.argmax(means) != 1 + np.argmax(ious)
+
+
 @pytest.mark.parametrize("changes", [{"patience": 3}, {"keep": "best"}], ids=["patience", "keep"])
 def test_what_needs_scores_is_refused_without_a_validation_part(classes, tmp_path, changes):
     with pytest.raises(ConfigError, match="no validation part"):

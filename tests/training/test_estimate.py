@@ -40,6 +40,8 @@ def test_a_dry_run_says_what_a_run_takes_and_writes_nothing(instances, tmp_path)
     said = train.run(instances, tmp_path / "run", CONFIG, device="cpu", dry_run=True)
     assert not list(tmp_path.iterdir())
     assert said["patch"] == "32 pixels in, 32 out, 2 in a step"
+    whole = train.run(instances, tmp_path / "run", replace(CONFIG, features=None), device="cpu", dry_run=True)
+    assert "32,64,128,256,512 channels" in whole["network"]
     assert (said["steps"], said["validations"], said["device"]) == (6, 3, "cpu")
     assert said["epochs"] == pytest.approx(6 / 7)  # 2 images of 80 x 80 pixels are 13 patches
     assert 0 < said["step_memory_gb"] < 2

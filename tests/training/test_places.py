@@ -16,6 +16,7 @@ from unetcli.image.tiling import Box
 from unetcli.sampling import Example
 from unetcli.stages import prep, weights
 from unetcli.training.places import Foreground, Places, mirrored_note, open_planes
+from unetcli.training.validation import _position
 
 
 class Data:
@@ -150,6 +151,7 @@ def test_planes_kept_for_validation_are_a_volume_of_their_own(volume):
     for validation, part in ((False, slice(12)), (True, slice(12, 16))):
         ((found, t, z),) = open_planes(dataset, volume[1], 3, validation=validation)
         assert (t, z) == (0, 0)
+        assert _position(found, 0, 3) == [f"z {(part.start or 0) + 3}"]
         np.testing.assert_array_equal(found.image.read(Box.whole(found.image.shape)), whole[:, :, part])
         assert found.truth.shape == found.target.shape == found.weights.shape == (1, 1, *whole[0, 0, part].shape)
         assert found.density.blocks.shape[2] == found.image.shape[2]

@@ -1,6 +1,7 @@
 """Training on volumes: what is learnt in three dimensions, and that tiles of validation add up to the whole."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,14 @@ def volume(tmp_path_factory):
 def rows_of(run):
     with (run / "metrics.csv").open() as file:
         return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def test_a_dry_run_says_that_volumes_are_smaller_than_a_patch(volume, tmp_path):
+    data, maps = volume
+    for patch, said in (("32,16,16", ["smaller than a patch of 32x16x16"]), ("8,16,16", [])):
+        config = replace(TINY, patch_size=patch)
+        notes = train.run(data, tmp_path / "run", config, weights=maps, device="cpu", dry_run=True).get("notes", [])
+        assert [text for text, note in zip(said, notes, strict=True) if text in note] == said
 
 
 def test_a_run_on_volumes_goes_on_where_it_was_stopped(volume, tmp_path):

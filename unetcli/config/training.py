@@ -15,9 +15,10 @@ from unetcli.errors import ConfigError
 
 LOSSES = ("weighted-cross-entropy", "cross-entropy", "bce", "dice", "dice-cross-entropy")
 OPTIMIZERS = ("sgd", "adam", "adamw")
-BEST_BY = ("validation_iou", "validation_loss", "validation_pixel_error")
+BEST_BY = ("auto", "validation_iou", "validation_mean_iou", "validation_loss", "validation_pixel_error")
 SCHEDULES = ("constant", "step", "cosine", "poly", "one-cycle")
 SAMPLINGS = ("uniform", "map", "foreground")
+FOREGROUND_SHARE = 0.33
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +75,8 @@ class TrainConfig(DeformConfig):
         choices=SAMPLINGS, group="Patches",
     )  # fmt: skip
     foreground_share: float = setting(
-        0.33, "Of --sampling foreground: share of patches that are centred on a pixel of a class other than "
-        "background; all these classes come as often.", above=0, maximum=1, group="Patches",
+        FOREGROUND_SHARE, "Of --sampling foreground: share of patches that are centred on a pixel of a class other "
+        "than background; all these classes come as often.", above=0, maximum=1, group="Patches",
     )  # fmt: skip
     resize_schedule: str = setting(
         "1", "Resolution over the steps, factor:share of the steps: 4:0.3,2:0.3,1 begins with pixels 4 times as "
@@ -136,7 +137,10 @@ class TrainConfig(DeformConfig):
     patience: int = setting(
         0, "Stop after so many validations without a better score; 0: train to the last step.", minimum=0
     )
-    best_by: str = setting("validation_iou", "Score by which a model is the best.", choices=BEST_BY)
+    best_by: str = setting(
+        "auto", "Score by which a model is the best. auto: validation_iou, of more than two classes "
+        "validation_mean_iou.", choices=BEST_BY,
+    )  # fmt: skip
     keep: str | None = setting(
         None, "Which model is the result: the best one, or that of the last step. [default: best, if there is a "
         "validation part]", choices=("best", "last"),
@@ -215,6 +219,8 @@ class TrainConfig(DeformConfig):
             found.append(f"--accumulate {self.accumulate}: expected a divisor of --batch-size {self.batch_size}")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             found.append("--nesterov: expected with --optimizer sgd and a --momentum above 0 only")
+        if self.foreground_share != FOREGROUND_SHARE and self.sampling != "foreground":
+            found.append(f"--foreground-share {self.foreground_share}: expected with --sampling foreground only")
         return found
 
     def _mistakes_of_network(self, architecture: Architecture) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from unetcli.image.location import ZARR_FILES, Location, RemotePath, UnseenError
+from unetcli.image.location import ZARR_FILES, Location, RemotePath, UnseenError, nothing_at
 from unetcli.image.store import open_store
 
 WHOLE = 16 * 2**20
@@ -33,6 +33,8 @@ def fingerprint(path: Location) -> str:
     """
     if isinstance(path, RemotePath):
         return hashlib.sha256("\n".join(map(str, _remote_entries(path))).encode()).hexdigest()[:16]
+    if not path.exists():
+        raise nothing_at(path)
     files = [path]
     if path.is_dir():
         places = sorted(PurePosixPath(p.relative_to(path).as_posix()) for p in path.rglob("*") if p.is_file())

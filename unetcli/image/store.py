@@ -288,7 +288,7 @@ class Image:
             sizes = ", ".join(f"{k} is {describe_shape(found.shape)}" for k, found in enumerate(self.levels))
             raise InputError(
                 f"{self.path}: has no level {level}; there are {len(self.levels)}: {sizes}",
-                fix=f"--level 0 to --level {len(self.levels) - 1}",
+                fix="--level 0" + (f" to --level {len(self.levels) - 1}" if len(self.levels) > 1 else ""),
             )
         return self.levels[level]
 

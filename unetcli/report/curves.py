@@ -114,7 +114,7 @@ def _draw_loss(axis: Axes, rows: Sequence[Mapping[str, float]]) -> None:
     if drawn and min(drawn) > 0 and max(drawn) > 10 * min(drawn):
         _set_log(axis, max(drawn) / min(drawn))
     if len(last) > 1:
-        axis.legend(loc="upper right")
+        axis.legend(loc="best")
 
 
 def _set_log(axis: Axes, span: float) -> None:

@@ -127,10 +127,15 @@ def run(
         if not processes.is_first:
             return {}
         summary = _summary(out, already=is_complete)
-    notes = mirrored_note(places.planes, task.patch.output) if ndim == 3 else []
-    if task.dataset.ndim == 3 and ndim == 2:
-        notes = ["objects lie in volumes, but this network works plane by plane"]
+    notes = _notes(task, places)
     return {**summary, **({"notes": notes} if notes else {})}
+
+
+def _notes(task: Task, places: Places) -> list[str]:
+    """Say what in a data set of volumes this network does not make the most of."""
+    if task.config.axes_of_network == 3:
+        return mirrored_note(places.planes, task.patch.output)
+    return ["objects lie in volumes, but this network works plane by plane"] if task.dataset.ndim == 3 else []
 
 
 class Task(NamedTuple):
@@ -154,17 +159,21 @@ def _open_task(data: Location, weights: Location | None, config: TrainConfig, *,
     parameters = network_parameters(config, dataset)
     geometry = geometry_of(config.arch, parameters)
     ndim = len(geometry.axes)
+    _check_depth(config, dataset, ndim)
     config.grid_points(ndim)
     found = [resolution for _, resolution in resolutions(config, geometry, dataset)]
     check_batch(config.batch_size, config.accumulate, n_processes)
     for resolution in found:
         _check_norm(config, geometry, resolution.shape[-ndim:], n_processes)
     _check_validation(config, dataset)
+    config = _with_best_by(config, dataset.classes)
     if config.augment_on == "device" and (reason := host_only(config, ndim)):
         raise ConfigError(f"--augment-on device: does not go with {reason}", fix="--augment-on host")
     epoch_steps = _epoch_steps(config, found[-1], dataset)
     if config.epochs:
         config = replace(config, steps=config.epochs * epoch_steps)
+    if config.warmup >= config.steps:
+        raise ConfigError(f"--warmup {config.warmup}: expected fewer than the {config.steps} steps of the training")
     plan = {
         "stage": "train",
         "settings": asdict(config),
@@ -177,6 +186,8 @@ def _open_places(task: Task, weights: Location | None, *, workers: int) -> Place
     """Return where patches of the training images lie."""
     ndim = task.config.axes_of_network
     planes = open_planes(task.dataset, weights, ndim, validation=False)
+    if task.config.loss == "weighted-cross-entropy" and all(example.weights is None for example, _, _ in planes):
+        logger.info("weights: none are given, so that all pixels count the same (unetcli weights makes a map)")
     return Places.of(planes, task.config, task.dataset, ndim, workers=workers)
 
 
@@ -270,6 +281,16 @@ def _check_norm(config: TrainConfig, geometry: Geometry, shape: Sequence[int], n
         )
 
 
+def _check_depth(config: TrainConfig, dataset: Dataset, ndim: int) -> None:
+    """Refuse a network of volumes for images of one plane, which `tile-predict` refuses, too."""
+    if ndim == 3 and all(image.level.shape[2] == 1 for image in dataset.images):
+        asked = "--ndim 3" if config.ndim == 3 else f"--arch {config.arch}"
+        raise ConfigError(
+            f"{asked}: each image of {dataset.store.path} has one plane; expected volumes",
+            fix="--ndim 2" if config.ndim == 3 else f"--arch unet, or --arch {config.arch} --ndim 2",
+        )
+
+
 def _validation_metrics(config: TrainConfig) -> list[str]:
     """Return the scores of whole planes that are asked for."""
     return [] if config.validate_metrics is None else parse_names("--validate-metrics", config.validate_metrics)
@@ -287,6 +308,16 @@ def _check_validation(config: TrainConfig, dataset: Dataset) -> None:
             f"{' and '.join(asked)}: {dataset.store.path} has no validation part to score models on",
             fix="unetcli prep ... --split 0.2",
         )
+
+
+def _with_best_by(config: TrainConfig, classes: Sequence[str]) -> TrainConfig:
+    """Settle by which score a model is the best: of several classes by that which looks at each of them."""
+    if config.best_by == "validation_mean_iou" and len(classes) <= 2:
+        raise ConfigError(
+            "--best-by validation_mean_iou: expected with more than two classes only", fix="--best-by validation_iou"
+        )
+    of_classes = "validation_mean_iou" if len(classes) > 2 else "validation_iou"
+    return replace(config, best_by=of_classes) if config.best_by == "auto" else config
 
 
 def _epoch_steps(config: TrainConfig, patch: Resolution, dataset: Dataset) -> int:
@@ -326,8 +357,9 @@ def _dry_run(task: Task, weights: Location | None, device: torch.device) -> dict
     shape, n_validations = config.patch_shape(len(geometry.axes)), math.ceil(config.steps / config.validate_every)
     output = [size - 2 * axis.margin for axis, size in zip(geometry.axes, shape, strict=True)]
     planes = {part: sum(1 for _ in task.dataset.planes(validation=part)) for part in (False, True)}
+    channels = ",".join(map(str, config.feature_list))
     said = {
-        "network": f"{config.arch}, {config.features} channels, padding {config.padding}, norm {config.norm}",
+        "network": f"{config.arch}, {channels} channels, padding {config.padding}, norm {config.norm}",
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
         "geometry": geometry.describe(),
         "patch": f"{_joined(shape, ' x ')} pixels in, {_joined(output, ' x ')} out, {config.batch_size} in a step",
@@ -342,8 +374,9 @@ def _dry_run(task: Task, weights: Location | None, device: torch.device) -> dict
     logger.info("measuring steps with random patches")
     cost = measure_step(trainer, shape, available_memory(device))
     said["step_memory_gb"] = cost.memory / 1e9
+    notes = _notes(task, places)
     if cost.seconds is None:
-        return {**said, "notes": [f"a step does not fit into the free memory of {device}: so it was not timed"]}
+        return {**said, "notes": [*notes, f"a step does not fit into the free memory of {device}: so it was not timed"]}
     # A pass forward takes a third of one forward and backward.
     pixels = sum(math.prod(image.level.shape[3:]) for image, _, _ in task.dataset.planes(validation=True))
     of_validation = cost.seconds / 3 * pixels / (config.batch_size * math.prod(output))
@@ -353,6 +386,7 @@ def _dry_run(task: Task, weights: Location | None, device: torch.device) -> dict
         "validation_seconds": of_validation,
         "minutes": (config.steps * cost.seconds + n_validations * of_validation) / 60,
         "files": FILES,
+        **({"notes": notes} if notes else {}),
     }
 
 

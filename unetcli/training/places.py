@@ -80,7 +80,7 @@ def _cut(example: Example, first: int, stop: int) -> Example:
     def cut(source: Source) -> Source:
         return Selection(source, {2: range(first, stop)}, source.channels)
 
-    found = replace(_with_sources(example, cut), name=f"{example.name}, z {first} to {stop - 1}")
+    found = replace(_with_sources(example, cut), name=f"{example.name}, z {first} to {stop - 1}", first_z=first)
     if example.density is None:
         return found
     return replace(found, density=Density(cut(example.density.blocks), found.truth.shape))

@@ -303,7 +303,7 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 def _position(example: Example, t: int, z: int) -> list[str]:
     """Say which slice of an image it is, as far as there are several."""
     n_t, _, n_z, _, _ = example.image.shape
-    return [f"{axis} {k}" for axis, k, n in (("t", t, n_t), ("z", z, n_z)) if n > 1]
+    return [f"{axis} {k}" for axis, k, n in (("t", t, n_t), ("z", example.first_z + z, n_z)) if n > 1]
 
 
 def _classes(probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
