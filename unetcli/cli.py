@@ -454,6 +454,8 @@ class _JsonLines(logging.Formatter):
 
 def _print_result(name: str, result: dict[str, Any], common: Common) -> None:
     """Print what a stage returned: a table for people, JSON for programs."""
+    if not result:  # of several processes one prints
+        return
     if common.json:
         print(json.dumps(result))
         return

@@ -597,6 +597,77 @@ def test_a_damaged_checkpoint_is_named(instances, weight_maps, trained, copy_of)
         train.run(instances, run, CONFIG, weights=weight_maps, device="cpu")
 
 
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_a_network_that_is_not_finite_after_the_last_step_is_not_saved(instances, tmp_path, norm):
+    config = replace(
+        CONFIG, steps=1, optimizer="sgd", learning_rate=1e30, schedule="constant", norm=norm, clip_norm=0.0
+    )
+    with pytest.raises(ConfigError, match="validation loss is not finite at step 1: the output of the network"):
+        train.run(instances, tmp_path / "run", config, device="cpu")
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_a_validation_image_that_is_not_finite_is_named(instances, tmp_path, monkeypatch):
+    kept = Validator._truth
+
+    def truth(self, example, core):
+        found = kept(self, example, core)
+        return found._replace(weights=np.full(found.weights.shape, np.inf, np.float32))
+
+    monkeypatch.setattr(Validator, "_truth", truth)
+    with pytest.raises(InputError, match="not finite at step 2: img_02 has pixels or weights that are not finite"):
+        train.run(instances, tmp_path / "run", CONFIG, device="cpu")
+
+
+def test_a_run_killed_while_it_began_or_was_removed_can_begin_again(
+    instances, weight_maps, trained, copy_of, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".run.json.123.partial").write_text("{")
+    train.run(instances, run, CONFIG, weights=weight_maps, device="cpu")
+    assert results(run) == results(trained)
+    assert not list(run.glob("*.partial"))
+
+    def killed(path):
+        raise Stopped
+
+    monkeypatch.setattr(shutil, "rmtree", killed)  # the first folder is not removed any more
+    run = copy_of(trained)
+    with pytest.raises(Stopped):
+        train.run(instances, run, CONFIG, weights=weight_maps, device="cpu", overwrite=True)
+    monkeypatch.undo()
+    assert (run / "run.json").exists()
+    train.run(instances, run, CONFIG, weights=weight_maps, device="cpu", overwrite=True)
+    assert results(run) == results(trained)
+
+
+@pytest.mark.parametrize("content", ["{}", "nothing", '{"fingerprint": {"stage": "prep"}}'])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_file_of_something_else_lets_nothing_be_removed(instances, tmp_path, content, overwrite):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(content)
+    with pytest.raises(InputError, match="not a training run"):
+        train.run(instances, tmp_path / "run", CONFIG, device="cpu", overwrite=overwrite)
+    assert (tmp_path / "run" / "run.json").read_text() == content
+
+
+def test_a_table_that_is_missing_is_named(instances, weight_maps, trained, copy_of):
+    run = copy_of(trained)
+    (run / "metrics.csv").unlink()
+    with pytest.raises(InputError, match=r"metrics\.csv: is missing"):
+        train.run(instances, run, CONFIG, weights=weight_maps, device="cpu")
+
+
+def test_going_on_with_other_arithmetic_is_said(instances, tmp_path, monkeypatch, caplog):
+    run, n_cpus = tmp_path / "run", iter([1, 1, 2])
+    monkeypatch.setattr(train, "allotted_cpus", lambda _: next(n_cpus))
+    for after, said in ((2, False), (1, False), (1, True)):
+        with pytest.raises(Stopped):
+            train.run(instances, run, CONFIG, device="cpu", progress=stop_after(after))
+        assert ("threads was 1, is 2" in caplog.text) == said
+
+
 def test_a_folder_of_something_else_is_left_alone(instances, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("years of work")

@@ -395,14 +395,34 @@ def _is_complete(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool
     run_file = out / "run.json"
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: exists and is not a training run", fix="another -o")
-    if overwrite and run_file.exists():
-        shutil.rmtree(out)
-    if out.is_dir() and any(out.iterdir()):
-        if not run_file.exists():
-            raise InputError(f"{out}: exists and is not a training run", fix="another -o, or remove it by hand")
-        if any((out / name).exists() for name in ("last.ckpt", "model.safetensors")):  # else nothing is lost
-            check_fingerprint(out, json.loads(run_file.read_text())["fingerprint"], plan)
+    begun = _plan_of(out) if run_file.exists() else None
+    if begun is None and out.is_dir() and any(not path.match(".*.partial") for path in out.iterdir()):
+        raise InputError(f"{out}: exists and is not a training run", fix="another -o, or remove it by hand")
+    if begun is not None and overwrite:
+        _remove(out)
+    elif any((out / name).exists() for name in ("last.ckpt", "model.safetensors")):  # else nothing is lost
+        check_fingerprint(out, begun or {}, plan)
     return (out / "model.safetensors").exists()
+
+
+def _plan_of(out: Path) -> dict[str, Any] | None:
+    """Return the plan of a run; `None` where the file is not one of a run."""
+    try:
+        plan = json.loads((out / "run.json").read_text())["fingerprint"]
+        return dict(plan) if plan["stage"] == "train" else None
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def _remove(out: Path) -> None:
+    """Remove a run: what makes it complete at first, what tells that it is one at last, whenever this is cut short."""
+    (out / "model.safetensors").unlink(missing_ok=True)
+    for path in out.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "run.json":
+            path.unlink()
+    shutil.rmtree(out)
 
 
 def _write_run_file(out: Path, plan: Mapping[str, Any], trainer: Trainer) -> None:
@@ -412,6 +432,10 @@ def _write_run_file(out: Path, plan: Mapping[str, Any], trainer: Trainer) -> Non
         if is_disk_full(error):
             raise
         raise InputError(f"{out}: can not be written ({error.strerror})") from error
+    for partial in out.glob(".*.partial"):  # of a run that was killed while it wrote
+        partial.unlink(missing_ok=True)
+    if (out / "last.ckpt").exists():
+        _warn_of_rounding(out, trainer.machine)
     content = {
         "version": __version__,
         "versions": {
@@ -425,6 +449,17 @@ def _write_run_file(out: Path, plan: Mapping[str, Any], trainer: Trainer) -> Non
         "fingerprint": plan,
     }
     write_atomically(out / "run.json", json.dumps(content, indent=1))
+
+
+def _warn_of_rounding(out: Path, machine: Mapping[str, Any]) -> None:
+    """Say what of a machine is not as it was when a run was begun, so that sums are rounded otherwise."""
+    before = json.loads((out / "run.json").read_text())
+    changed = [f"{k} was {before[k]}, is {v}" for k, v in machine.items() if k in before and before[k] != v]
+    if changed:
+        logger.warning(
+            "%s: goes on otherwise: %s; by rounding, its results differ from those of a run never stopped",
+            out, ", ".join(changed),
+        )  # fmt: skip
 
 
 def _header(

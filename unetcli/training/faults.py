@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
+from unetcli.config import TrainConfig
 from unetcli.errors import ConfigError, InputError, UnetcliError
 from unetcli.models.losses import LOSSES, loss
 from unetcli.sampling import Sample
@@ -48,8 +50,23 @@ def not_finite(value: float, step: int, maker: BatchMaker, network: nn.Module, p
         where = f"{where}: {faults[0].text}"
     else:
         where = f"{where}, of no single one of its samples {first} to {first + config.batch_size - 1}"
+    return _diverged(where, config, processes)
+
+
+def not_finite_scores(step: int, faults: Sequence[str], config: TrainConfig, processes: Processes) -> UnetcliError:
+    """Return the error that says that a validation was not finite; `faults` name its images that are not."""
+    where = f"the validation loss is not finite at step {step}"
+    if faults:
+        return InputError(
+            f"{where}: {faults[0]} has pixels or weights that are not finite",
+            fix="mend that image, or its weights, or leave it out of the data set",
+        )
+    return _diverged(f"{where}: the output of the network is not", config, processes)
+
+
+def _diverged(what: str, config: TrainConfig, processes: Processes) -> ConfigError:
     return ConfigError(
-        f"{where}; training can not go on",
+        f"{what}; training can not go on",
         fix=f"a smaller --learning-rate than {config.learning_rate:g}"
         + ("" if config.clip_norm else ", or --clip-norm 12")
         + (", or --precision float32" if processes.precision != "float32" else "")

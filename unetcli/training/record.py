@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unetcli.atomic import write_atomically
+from unetcli.errors import InputError
 from unetcli.image.streaming import Progress
 from unetcli.metrics.scores import LABELS, SCORES
 from unetcli.progress import ShowsRows
@@ -221,5 +222,7 @@ def _columns(rows: Iterable[Row]) -> list[str]:
 
 def read_rows(path: Path) -> list[Row]:
     """Read a table."""
+    if not path.is_file():
+        raise InputError(f"{path}: is missing; expected a table of this run", fix="--overwrite starts again")
     with path.open() as file:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]

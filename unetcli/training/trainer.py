@@ -24,7 +24,7 @@ from unetcli.models.checkpoint import ModelHeader, load_checkpoint, save_checkpo
 from unetcli.models.device import LAYOUTS, choose_layout, pays_to_compile
 from unetcli.models.losses import LOSSES, counts, loss
 from unetcli.training.batches import BatchMaker, Patches, ahead
-from unetcli.training.faults import not_finite
+from unetcli.training.faults import not_finite, not_finite_scores
 from unetcli.training.optimization import AveragedNetwork, make_optimizer, make_scheduler
 from unetcli.training.places import Places
 from unetcli.training.processes import Processes
@@ -115,6 +115,8 @@ class Trainer:
             "device": str(device), "processes": processes.count, "precision": processes.precision,
             "layout": layout, "compiled": compiled,
         }  # fmt: skip
+        if device.type == "cpu":
+            machine["threads"] = torch.get_num_threads()  # how sums are split, and so rounded
         if config.norm == "batch":  # CUDA devices share their statistics
             shared = processes.count if device.type == "cpu" else 1
             machine["batch_statistics"] = f"of {config.batch_size // config.accumulate // shared} patches"
@@ -261,11 +263,18 @@ class Trainer:
             record.add(history.rows, history.timing, losses, partial(validator.pictures, self.result, sums))
 
     def _measure(self, validator: Validator) -> Sums:
-        """Validate, each process its share of the planes; return what all of them together give."""
+        """Validate, each process its share of the planes; return what all of them together give.
+
+        Refuse to go on, and to write a model, where that is not finite.
+        """
         self.processes.same_buffers(self.result)
         with self.processes.fabric.autocast():
             parts = self.processes.gather(validator.measure(self.result))
-        return reduce(operator.add, parts)
+        sums = reduce(operator.add, parts)
+        if not np.isfinite(sums.loss).all():
+            faults = [name for names in self.processes.gather(validator.faults()) for name in names]
+            raise not_finite_scores(self.history.step, faults, self.config, self.processes)
+        return sums
 
     def _keep_best(self, score: float | None, out: Path) -> None:
         """Write the model if it is the best so far."""

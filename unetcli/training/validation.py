@@ -155,6 +155,17 @@ class Validator:
             parts = (part for plane in self.planes for part in self._measure_plane(network, plane))
             return functools.reduce(operator.add, parts, Sums(np.zeros(2), np.zeros((n, n), np.int64), {}))
 
+    def faults(self) -> list[str]:
+        """Name the planes whose pixels or weights are not all finite."""
+        return [
+            ", ".join([example.name, *_position(example, t, z)])
+            for example, t, z in self.planes
+            if not all(
+                np.isfinite(example.image.read(core)).all() and np.isfinite(self._truth(example, core).weights).all()
+                for core in self._cores((example, t, z))
+            )
+        ]
+
     def row(self, sums: Sums) -> Row:
         """Return the scores, each by the name of its column.
 
