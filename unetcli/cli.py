@@ -478,11 +478,16 @@ def _print_result(name: str, result: dict[str, Any], common: Common) -> None:
     faults = result.pop("faults", [])
     for key, value in result.items():
         for k, line in enumerate(value if isinstance(value, list) else [value]):
-            shown = f"{line:.4g}" if isinstance(line, float) else str(line)
+            shown = _number(line) if isinstance(line, float) else str(line)
             table.add_row(key.replace("_", " ") if k == 0 else "", Text(shown))  # names may hold [brackets]
     console.print(table)
     for fault in faults:
         console.print(Text.assemble(("fault", "red"), "  ", fault), soft_wrap=True)
+
+
+def _number(value: float) -> str:
+    """Spell a number with four digits, and never as a power of ten where it is large."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _flat_scores(metrics: dict[str, Any]) -> dict[str, Any]:
