@@ -541,7 +541,7 @@ def test_loss_falls_on_an_easy_set(instances, weight_maps, tmp_path):
     train.run(instances, tmp_path / "run", config, weights=weight_maps, device="cpu")
     rows = rows_of(tmp_path / "run")
     assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
-    assert rows[-1]["validation_iou"] > 0.7
+    assert rows[-1]["validation_iou"] > 0.6  # against the truth; the target has touching cells cut apart
 
 
 @pytest.mark.parametrize("axes", ["zyx", "tyx"])
