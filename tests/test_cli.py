@@ -114,9 +114,17 @@ def test_help_shows_every_default_and_choice(cli):
 
 
 def test_the_architectures_are_listed_without_any_data(cli, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
     assert cli("train", "--list-archs") == 0
-    for text in ("unet3d", "Zhou et al. 2018", "19.07 M", "548", "48,48,48,48,200"):
+    for text in (
+        "sliding-window  2D",
+        "16,32,64,128,256",
+        "unet3d",
+        "Zhou et al. 2018",
+        "19.07 M",
+        "548",
+        "48,48,48,48,200",
+    ):
         assert text in cli.out
 
 

@@ -228,10 +228,16 @@ def _list_archs(wanted: bool) -> None:
     from unetcli.models.summary import describe_architectures
 
     rows = describe_architectures()
-    table = Table(*rows[0], title="Architectures, with their channels by default")
+    numbers = [name for name in rows[0] if name not in ("paper", "what")]
+    table = Table(*numbers, title="Architectures, with their channels by default", box=None, pad_edge=False)
+    for column in table.columns:
+        column.no_wrap = column.header in ("name", "channels", "parameters")
     for row in rows:
-        table.add_row(*row.values())
-    Console(highlight=False).print(table)
+        table.add_row(*(row[name] for name in numbers))
+    console = Console(highlight=False)
+    console.print(table)
+    for row in rows:
+        console.print(f"\n{row['name']} ({row['paper']}): {row['what']}", soft_wrap=not console.is_terminal)
     raise typer.Exit
 
 
