@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -180,6 +181,11 @@ def model_file(path: Path) -> Path:
         raise InputError(
             f"{path}: has no model.safetensors",
             fix="training has not finished: run the same train command again" if begun else "unetcli train makes one",
+        )
+    if zipfile.is_zipfile(file) and file.suffix == ".zip":
+        raise InputError(
+            f"{file}: is a package for other programs; expected a model",
+            fix="the run it was made of, or the model.onnx in it: unzip it",
         )
     return file
 
