@@ -234,6 +234,23 @@ def test_out_of_memory_names_the_largest_patch_that_fits(instances, tmp_path, mo
     assert not (tmp_path / "run").exists()
 
 
+def test_a_network_that_is_larger_than_the_memory_is_said_so(instances, tmp_path, monkeypatch):
+    def build(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 36000000000000 bytes.")
+
+    monkeypatch.setattr("unetcli.training.trainer.build_model", build)
+    config = replace(CONFIG, features="1000000,1000000")
+    with pytest.raises(DeviceError, match="out of memory with the 58,000,030 million parameters") as caught:
+        train.run(instances, tmp_path / "run", config, device="cpu")
+    assert caught.value.fix == "smaller --features"
+    assert not (tmp_path / "run").exists()
+
+
+def test_planes_are_no_volumes(instances, tmp_path):
+    with pytest.raises(InputError, match="img_00: has one plane; the network takes volumes"):
+        train.run(instances, tmp_path / "run", replace(CONFIG, ndim=3), device="cpu")
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, in itself
 def test_a_compiled_network_learns_the_same_and_keeps_its_names(instances, tmp_path):
