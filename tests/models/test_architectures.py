@@ -236,8 +236,9 @@ def test_flat_levels_have_windows_of_one_plane(arch):
 
 
 def test_a_network_whose_sizes_do_not_go_together_is_refused():
-    with pytest.raises(GeometryError, match="fits through the network"):
+    with pytest.raises(GeometryError, match="fits through the network") as caught:
         geometry_of("unet", parameters("unet", padding="valid", pyramid=3))  # sizes 16 k + 12 have no blocks of 8
+    assert "--pyramid" in caught.value.fix
 
 
 # ------------------------------------------------------------------------------------------- behaviour

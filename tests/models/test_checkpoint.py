@@ -20,7 +20,7 @@ from unetcli.models.checkpoint import (
     save_checkpoint,
     save_model,
 )
-from unetcli.models.geometry import geometry_of
+from unetcli.models.geometry import AxisGeometry, Geometry, geometry_of
 
 PARAMETERS = {
     "ndim": 2,
@@ -166,6 +166,13 @@ def test_a_header_that_lacks_something_is_refused(tmp_path, header, name):
         ({"parameters": {**PARAMETERS, "features": 7}}, "can not be understood"),
         ({"parameters": {**PARAMETERS, "colour": "red"}}, "can not be understood"),
         ({"parameters": {}}, "can not be understood"),
+        ({"classes": ("background", "cell")}, "has 2 classes; the network, 3"),
+        ({"classes": ("background", "cell", 2)}, "expected names"),
+        ({"mean": (1.0,)}, "a mean and a std for each of 2 channels"),
+        ({"std": (1.0, float("nan"))}, "expected names .* and numbers"),
+        ({"pixel_size": []}, "expected names .* and numbers"),
+        ({"geometry": Geometry((AxisGeometry(0, 20, 20, 20, 44),) * 2)}, "strides from 1 on"),
+        ({"geometry": Geometry((AxisGeometry(4, 20, 20, 20, 44),) * 3)}, "each of 2 axes"),
     ],
     ids=str,
 )
@@ -184,7 +191,15 @@ def test_a_geometry_of_an_earlier_version_is_that_of_all_axes(tmp_path, network,
 
 
 def test_parameters_of_another_network_are_refused(tmp_path, network, header):
-    save_model(tmp_path / "model", network.state_dict(), replace(header, parameters={**PARAMETERS, "classes": 4}))
+    save_model(tmp_path / "model", network.state_dict(), replace(header, parameters={**PARAMETERS, "norm": "none"}))
+    with pytest.raises(InputError, match="parameters do not fit its header"):
+        load_model(tmp_path / "model")
+
+
+def test_no_memory_is_taken_for_what_only_a_header_claims(tmp_path, network, header):
+    save_model(
+        tmp_path / "model", network.state_dict(), replace(header, parameters={**PARAMETERS, "features": [10**7] * 3})
+    )
     with pytest.raises(InputError, match="parameters do not fit its header"):
         load_model(tmp_path / "model")
 

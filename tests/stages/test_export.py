@@ -161,6 +161,13 @@ def test_onnx_is_not_exported_again(tmp_path, models):
         export.run(tmp_path / "model.onnx", tmp_path / "model.zip", ExportConfig())
 
 
+def test_a_package_is_no_model(tmp_path, models):
+    export.run(models["same"], tmp_path / "model.zip", ExportConfig())
+    with pytest.raises(InputError, match="is a package for other programs") as caught:
+        load_model(tmp_path / "model.zip")
+    assert "the model.onnx in it" in caught.value.fix
+
+
 @pytest.mark.parametrize(
     ("library", "out"), [("onnx", "m.onnx"), ("onnxruntime", "m.onnx"), ("bioimageio.spec", "m.zip")]
 )

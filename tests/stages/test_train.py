@@ -181,8 +181,8 @@ def test_training_ends_early_where_nothing_gets_better(instances, tmp_path, monk
 @pytest.mark.parametrize(
     ("changes", "said", "fix"),
     [
-        ({"ndim": 3}, "--ndim 3: each image of .* has one plane", "--ndim 2"),
-        ({"arch": "unet3d"}, "--arch unet3d: each image of .* has one plane", "--arch unet"),
+        ({"ndim": 3}, "--ndim 3: .* has one plane", "--ndim 2"),
+        ({"arch": "unet3d"}, "--arch unet3d: .* has one plane", "--arch unet"),
         ({"best_by": "validation_mean_iou"}, "expected with more than two classes", "--best-by validation_iou"),
         ({"warmup": 6}, "--warmup 6: expected fewer than the 6 steps", None),
     ],
@@ -275,6 +275,18 @@ def test_out_of_memory_names_the_largest_patch_that_fits(instances, tmp_path, mo
     with pytest.raises(DeviceError, match="out of memory with 2 patches of 64 pixels") as caught:
         train.run(instances, tmp_path / "run", replace(CONFIG, patch_size=64), device="cpu")
     assert ("--patch-size " + (str(fits) if fits else "")).strip() in caught.value.fix
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_is_larger_than_the_memory_is_said_so(instances, tmp_path, monkeypatch):
+    def build(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 36000000000000 bytes.")
+
+    monkeypatch.setattr("unetcli.training.trainer.build_model", build)
+    config = replace(CONFIG, features="1000000,1000000")
+    with pytest.raises(DeviceError, match="out of memory with the 58,000,030 million parameters") as caught:
+        train.run(instances, tmp_path / "run", config, device="cpu")
+    assert caught.value.fix == "smaller --features"
     assert not (tmp_path / "run").exists()
 
 

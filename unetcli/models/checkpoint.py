@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -98,13 +100,15 @@ def load_model(path: Path) -> tuple[nn.Module, ModelHeader]:
     if file.suffix == SUFFIX:
         n = header.channels
         return OnnxNetwork(file.read_bytes(), str(file)).eval(), replace(header, mean=(0.0,) * n, std=(1.0,) * n)
-    network = build_model(header.arch, header.parameters)
+    with torch.device("meta"):  # no memory is taken before what the header claims is seen to be there
+        network = build_model(header.arch, header.parameters)
     try:
         with safe_open(file, framework="pt") as tensors:
-            network.load_state_dict({name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118
+            parameters = {name: tensors.get_tensor(name).clone() for name in tensors.keys()}  # noqa: SIM118
+        network.load_state_dict(parameters, assign=True)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(f"{file}: parameters do not fit its header ({first_line(error)})") from error
-    return network.eval(), header
+    return network.float().eval(), header
 
 
 def read_header(path: Path) -> ModelHeader:
@@ -127,16 +131,33 @@ def read_header(path: Path) -> ModelHeader:
             )
         with torch.device("meta"):
             build_model(fields["arch"], fields["parameters"])  # else they are found wrong where they are used
+        _check_fields(fields)
         return ModelHeader(**{**fields, "geometry": _geometry(fields["geometry"], fields["parameters"])})
-    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+    except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         raise InputError(
             f"{file}: the header of the model can not be understood ({type(error).__name__}: {first_line(error)})"
         ) from error
 
 
+def _check_fields(fields: Mapping[str, Any]) -> None:
+    """Refuse names and numbers that are none, or too few or too many: else a result would be wrong in silence."""
+    size, parameters = fields["pixel_size"], fields["parameters"]
+    numbers = [*fields["mean"], *fields["std"], *(size[a] for a in "zyx" if a in size)]
+    names = [*fields["classes"], *fields["channel_names"], parameters["padding"]]
+    if not (isinstance(size, dict) and all(map(math.isfinite, numbers)) and all(isinstance(n, str) for n in names)):
+        raise ValueError("expected names of classes and channels, and numbers for mean, std and pixel size")
+    if not fields["channels"] == parameters["channels"] == len(fields["mean"]) == len(fields["std"]):
+        raise ValueError(f"expected a mean and a std for each of {parameters['channels']} channels")
+    if len(fields["classes"]) != max(2, parameters["classes"]):
+        raise ValueError(f"has {len(fields['classes'])} classes; the network, {max(2, parameters['classes'])}")
+
+
 def _geometry(fields: Mapping[str, Any], parameters: Mapping[str, Any]) -> Geometry:
     """Read a geometry; models of earlier versions have one for all axes."""
     axes = fields["axes"] if "axes" in fields else [fields] * parameters["ndim"]
+    numbers = [(n, int(name == "stride")) for axis in axes for name, n in axis.items()]
+    if len(axes) != parameters["ndim"] or not all(isinstance(n, int) and n >= least for n, least in numbers):
+        raise ValueError(f"expected strides from 1 on, and sizes from 0 on, along each of {parameters['ndim']} axes")
     return Geometry(tuple(AxisGeometry(**axis) for axis in axes))
 
 
@@ -160,6 +181,11 @@ def model_file(path: Path) -> Path:
         raise InputError(
             f"{path}: has no model.safetensors",
             fix="training has not finished: run the same train command again" if begun else "unetcli train makes one",
+        )
+    if zipfile.is_zipfile(file) and file.suffix == ".zip":
+        raise InputError(
+            f"{file}: is a package for other programs; expected a model",
+            fix="the run it was made of, or the model.onnx in it: unzip it",
         )
     return file
 

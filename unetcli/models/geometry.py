@@ -201,7 +201,11 @@ def legal_sizes(network: nn.Module, ndim: int, axis: int) -> tuple[int, int]:
     fitting = itertools.islice((n for n in large if _output_size(network, ndim, axis, n)), 2)
     found = list(fitting)
     if len(found) < 2:
-        raise GeometryError(f"no input of {LARGEST_SIZE_TRIED} pixels or a few more fits through the network")
+        raise GeometryError(
+            f"no input of {LARGEST_SIZE_TRIED} pixels or a few more fits through the network: its poolings, "
+            "--downsample and --pyramid do not go together, or join too many pixels",
+            fix="fewer --features, a smaller --pyramid or --downsample, or --padding same",
+        )
     stride = found[1] - found[0]
     on_stride = range(found[0] % stride or stride, found[0] + 1, stride)
     return on_stride[bisect(on_stride, 0, key=lambda n: _output_size(network, ndim, axis, n))], stride

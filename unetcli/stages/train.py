@@ -30,6 +30,7 @@ from unetcli.metrics.scores import parse_names
 from unetcli.models.checkpoint import ModelHeader, save_model
 from unetcli.models.device import choose_device, choose_precision
 from unetcli.models.geometry import Geometry, geometry_of
+from unetcli.models.summary import count_parameters
 from unetcli.report.curves import draw_curves
 from unetcli.sampling import Plane
 from unetcli.training.batches import choose_augmentation, host_only
@@ -118,7 +119,7 @@ def run(
         validation = open_planes(task.dataset, weights, ndim, validation=True)
         is_complete = processes.is_first and _is_complete(out, task.plan, overwrite=overwrite)
         if not processes.from_first(is_complete):
-            trainer = Trainer.build(task.config, task.header, task.dataset, places, processes, task.epoch_steps)
+            trainer = _build(task, places, processes)
             config, classes = task.config, task.header.classes
             record = Record(
                 out, config.steps, config.validate_every, classes, progress, config.best_by, has_tensorboard=tensorboard
@@ -189,6 +190,18 @@ def _open_places(task: Task, weights: Location | None, *, workers: int) -> Place
     if task.config.loss == "weighted-cross-entropy" and all(example.weights is None for example, _, _ in planes):
         logger.info("weights: none are given, so that all pixels count the same (unetcli weights makes a map)")
     return Places.of(planes, task.config, task.dataset, ndim, workers=workers)
+
+
+def _build(task: Task, places: Places, processes: Processes) -> Trainer:
+    """Set up the training; say so, where the network alone does not fit into memory."""
+    try:
+        return Trainer.build(task.config, task.header, task.dataset, places, processes, task.epoch_steps)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        n = count_parameters(task.header.arch, task.header.parameters)
+        found = f"{processes.device}: out of memory with the {n / 1e6:,.0f} million parameters of the network alone"
+        raise DeviceError(found, fix="smaller --features") from error
 
 
 def _train(
@@ -282,12 +295,14 @@ def _check_norm(config: TrainConfig, geometry: Geometry, shape: Sequence[int], n
 
 
 def _check_depth(config: TrainConfig, dataset: Dataset, ndim: int) -> None:
-    """Refuse a network of volumes for images of one plane, which `tile-predict` refuses, too."""
-    if ndim == 3 and all(image.level.shape[2] == 1 for image in dataset.images):
+    """Refuse a network of volumes for images of one plane, which could not be segmented with it either."""
+    planes = [image.path for image in dataset.images if image.level.shape[2] == 1]
+    if ndim == 3 and planes:
         asked = "--ndim 3" if config.ndim == 3 else f"--arch {config.arch}"
+        other = "--ndim 2" if config.ndim == 3 else f"--arch unet, or --arch {config.arch} --ndim 2"
         raise ConfigError(
-            f"{asked}: each image of {dataset.store.path} has one plane; expected volumes",
-            fix="--ndim 2" if config.ndim == 3 else f"--arch unet, or --arch {config.arch} --ndim 2",
+            f"{asked}: {planes[0]} has one plane; expected volumes",
+            fix=f"{other}; or, where the axis t of the image is z, unetcli prep IMAGE --axes zyx",
         )
 
 
@@ -353,7 +368,7 @@ def _dry_run(task: Task, weights: Location | None, device: torch.device) -> dict
     if device.type == "cpu":
         torch.set_num_threads(available_cpus())
     places = _open_places(task, weights, workers=available_cpus())
-    trainer = Trainer.build(config, task.header, task.dataset, places, processes, task.epoch_steps)
+    trainer = _build(task, places, processes)
     shape, n_validations = config.patch_shape(len(geometry.axes)), math.ceil(config.steps / config.validate_every)
     output = [size - 2 * axis.margin for axis, size in zip(geometry.axes, shape, strict=True)]
     planes = {part: sum(1 for _ in task.dataset.planes(validation=part)) for part in (False, True)}
