@@ -81,17 +81,20 @@ def test_bfloat16_is_fast_from_ampere_on(monkeypatch, capability, expected):
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "norm", "expected"),
+    ("device", "capability", "precision", "norm", "expected"),
     [
-        ("cuda", "bfloat16", "group", "channels_last"),
-        ("cuda", "float32", "batch", "channels_last"),
-        ("cpu", "float32", "batch", "channels_first"),
-        ("cpu", "bfloat16", "batch", "channels_last"),
-        ("cpu", "bfloat16", "none", "channels_last"),
-        ("cpu", "bfloat16", "group", "channels_first"),
+        ("cuda", "AVX2", "bfloat16", "group", "channels_last"),
+        ("cuda", "AVX2", "float32", "batch", "channels_last"),
+        ("cpu", "AVX2", "float32", "batch", "channels_first"),
+        ("cpu", "AVX512", "float32", "batch", "channels_last"),
+        ("cpu", "AVX512", "float32", "group", "channels_first"),
+        ("cpu", "AVX2", "bfloat16", "batch", "channels_last"),
+        ("cpu", "AVX2", "bfloat16", "none", "channels_last"),
+        ("cpu", "AVX512", "bfloat16", "group", "channels_first"),
     ],
 )
-def test_the_layout_in_which_a_step_is_fast(device, precision, norm, expected):
+def test_the_layout_in_which_a_step_is_fast(monkeypatch, device, capability, precision, norm, expected):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert choose_layout(torch.device(device), precision, norm) == expected
 
 

@@ -70,6 +70,11 @@ def test_any_number_of_workers_gives_the_same_bytes(instances, weight_maps, trai
     assert results(tmp_path / "run") == results(trained)
 
 
+@pytest.mark.parametrize(("device", "cpus", "expected"), [("cpu", 1, 1), ("cpu", 2, 1), ("cpu", 16, 4), ("cuda", 8, 8)])
+def test_threads_that_prepare_patches_leave_the_processors_to_the_network(device, cpus, expected):
+    assert train.patch_threads(cpus, torch.device(device)) == expected
+
+
 @pytest.mark.parametrize("after", [0, 2, 3, 5])
 def test_stopped_anywhere_and_called_again_ends_in_the_same_bytes(instances, weight_maps, trained, tmp_path, after):
     run = tmp_path / "run"

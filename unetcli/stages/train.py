@@ -85,7 +85,7 @@ def run(
     overwrite
         Start again from nothing.
     workers
-        Threads that prepare patches, of each process.
+        Threads that prepare patches, of each process; by default `patch_threads`.
     tensorboard
         Whether to write events for TensorBoard, where that is installed.
     progress
@@ -114,7 +114,7 @@ def run(
     with processes.together():
         task = task or _open_task(data, weights, config, n_processes=processes.count)
         check_apart(out, [data, *([weights] if weights else [])])
-        ndim, workers = task.config.axes_of_network, workers or cpus
+        ndim, workers = task.config.axes_of_network, workers or patch_threads(cpus, chosen)
         places = _open_places(task, weights, workers=workers)
         validation = open_planes(task.dataset, weights, ndim, validation=True)
         is_complete = processes.is_first and _is_complete(out, task.plan, overwrite=overwrite)
@@ -151,6 +151,15 @@ class Task(NamedTuple):
     epoch_steps: int
     patch: Resolution
     """What the network sees in the last steps."""
+
+
+def patch_threads(cpus: int, device: torch.device) -> int:
+    """Return how many threads prepare patches by default, of the processors that a process has.
+
+    On a CPU patches take a few percent of a step, and the network wants all processors: a quarter of them, for more
+    would only hold it up.
+    """
+    return cpus if device.type == "cuda" else max(1, cpus // 4)
 
 
 def _open_task(data: Location, weights: Location | None, config: TrainConfig, *, n_processes: int = 1) -> Task:
