@@ -479,12 +479,12 @@ def test_without_weights(request, tmp_path, kind):
         {"loss": "dice-cross-entropy"},
         {"clip_norm": 1e-3},
         {"ema": 0.99},
-        {"schedule": "poly", "warmup": 5},
+        {"schedule": "poly", "warmup": 1, "steps": 2},
     ],
     ids=str,
 )
 def test_variants(instances, weight_maps, tmp_path, changes):
-    config = replace(CONFIG, steps=1, **changes)
+    config = replace(CONFIG, **{"steps": 1, **changes})
     train.run(instances, tmp_path / "run", config, weights=weight_maps, device="cpu")
     row = rows_of(tmp_path / "run")[-1]
     assert np.isfinite([row["loss"], row["validation_loss"]]).all()

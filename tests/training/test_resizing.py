@@ -96,12 +96,12 @@ def test_a_factor_of_which_nothing_is_left(instances):
         maker(instances, resize_schedule="64:0.5,1").make(0)
 
 
-def test_the_device_does_not_augment_what_it_does_not_know(instances, tmp_path):
-    for changes, said in [
-        ({"resize_schedule": "2:0.5,1"}, "does not go with --resize-schedule"),
-        ({"patch_size": "32,64"}, "does not go with patches of 32,64 pixels"),
-        ({"ndim": 3, "patch_size": 16}, "does not go with volumes"),
+def test_the_device_does_not_augment_what_it_does_not_know(instances, volume, tmp_path):
+    for data, changes, said in [
+        (instances, {"resize_schedule": "2:0.5,1"}, "does not go with --resize-schedule"),
+        (instances, {"patch_size": "32,64"}, "does not go with patches of 32,64 pixels"),
+        (volume, {"ndim": 3, "patch_size": 16}, "does not go with volumes"),
     ]:
         config = TrainConfig(**{"features": "4,8", "augment_on": "device", "patch_size": 32, **changes})
         with pytest.raises(ConfigError, match=said):
-            train.run(instances, tmp_path / "run", config, device="cpu")
+            train.run(data, tmp_path / "run", config, device="cpu")
