@@ -22,6 +22,12 @@ from unetcli.image.store import open_store
 from unetcli.image.tiling import Box
 from unetcli.stages import prep, train, weights
 
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # Each worker has processors of its own: threads of torch that wait for one another do so without rest.
+    worker, workers = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, processors[worker % len(processors) :: workers])
+
 settings.register_profile("unetcli", deadline=None)  # kernels are compiled when they are first called
 settings.load_profile("unetcli")
 

@@ -1,10 +1,8 @@
-"""The command line: options to settings, one stage, its result. It alone parses, prints and exits."""
+"""The command line: options to settings, one stage, its result. It alone parses and exits."""
 
 from __future__ import annotations
 
 import inspect
-import json
-import logging
 import math
 import os
 import sys
@@ -29,11 +27,12 @@ from unetcli.config import (
     TrainConfig,
     WeightsConfig,
 )
-from unetcli.errors import BelowBoundError, FaultsError, Interrupted, UnetcliError, Unfinished, is_disk_full
+from unetcli.errors import BelowBoundError, FaultsError, Interrupted, UnetcliError, is_disk_full
 from unetcli.image.location import local_path, parse_location
 from unetcli.launch import read_launch
 from unetcli.options import Common, ManyLabels, common_options, setting_options
-from unetcli.presets import PRESETS, preset_table, with_preset
+from unetcli.presets import PRESETS, with_preset
+from unetcli.printing import fail, print_architectures, print_presets, print_result, start_logging
 from unetcli.progress import Progress, seconds_until_stop
 
 app = typer.Typer(
@@ -77,11 +76,11 @@ def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[
             given = {p.name: v for p in settings if (v := values.pop(p.name)) is not None}
             is_heard = name not in TOGETHER or read_launch().rank == 0
             common = common if is_heard else replace(common, quiet=True)
-            _start_logging(common)
+            start_logging(common)
             try:
                 result = function(**values, given=given, common=common)
             except (BelowBoundError, FaultsError) as error:
-                _print_result(name, error.result or {}, common)
+                print_result(name, error.result or {}, common)
                 raise
             except UnetcliError as error:
                 error.is_spoken = is_heard if error.is_spoken is None else error.is_spoken
@@ -93,7 +92,7 @@ def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[
                 )
                 stopped.is_spoken = is_heard
                 raise stopped from None
-            _print_result(name, result, common)
+            print_result(name, result, common)
 
         parameters = [*own, *settings, *shared]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -105,20 +104,15 @@ def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[
     return register
 
 
-def _list_presets(asked: bool) -> None:
-    """Print in what the presets differ, and end."""
-    if not asked:
-        return
-    from rich.console import Console
-    from rich.table import Column, Table
+def _ended_by(printing: Callable[[], None]) -> Callable[[bool], None]:
+    """Return the callback of an option that prints something instead of running the command."""
 
-    (setting, *names), *rows = preset_table()
-    columns = [Column(setting, no_wrap=True), *(Column(name, overflow="fold") for name in names)]
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False).print(table)
-    raise typer.Exit
+    def answer(asked: bool) -> None:
+        if asked:
+            printing()
+            raise typer.Exit
+
+    return answer
 
 
 def click_commands() -> list[str]:
@@ -218,30 +212,6 @@ def augment(
         return stage.run(data, out, config, **paths, **_passed(common), progress=progress)
 
 
-def _list_archs(wanted: bool) -> None:
-    """Print a table of the architectures, and exit."""
-    if not wanted:
-        return
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    from unetcli.models.summary import describe_architectures
-
-    # Numbers in a table that no terminal is too narrow for; words below it.
-    rows = describe_architectures()
-    names = [name for name in rows[0] if name not in ("paper", "what")]
-    columns = [Column(name, no_wrap=name in ("name", "channels", "parameters")) for name in names]
-    table = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    words = Table(box=None, pad_edge=False, show_header=False)
-    words.add_column(no_wrap=True)
-    for row in rows:
-        table.add_row(*(row[name] for name in names))
-        words.add_row(row["name"], f"{row['what']} ({row['paper']})")
-    console = Console(highlight=False)
-    console.print(table, "", words, sep="\n")
-    raise typer.Exit
-
-
 @command(TrainConfig, "train")
 def train(
     data: DataSet,
@@ -251,12 +221,20 @@ def train(
     device: Device = "auto",
     *,
     list_archs: Annotated[  # noqa: ARG001 - ends before the command runs
-        bool, Option("--list-archs", help="Print a table of the architectures.", is_eager=True, callback=_list_archs)
+        bool,
+        Option(
+            "--list-archs",
+            help="Print a table of the architectures.",
+            is_eager=True,
+            callback=_ended_by(print_architectures),
+        ),
     ] = False,
     tensorboard: Annotated[bool, Option(help="Write events for TensorBoard, where that is installed.")] = True,
     list_presets: Annotated[  # noqa: ARG001 - its callback ends the program
         bool,
-        Option("--list-presets", help="Print in what the presets differ.", is_eager=True, callback=_list_presets),
+        Option(
+            "--list-presets", help="Print in what the presets differ.", is_eager=True, callback=_ended_by(print_presets)
+        ),
     ] = False,
     given: Mapping[str, Any],
     common: Common,
@@ -424,7 +402,7 @@ def demo(
         return demonstration.run(out, overwrite=common.overwrite, dry_run=common.dry_run, say=say, progress=progress)
 
 
-# ------------------------------------------------------------------------------------------- printing
+# ------------------------------------------------------------------------------------------- the program
 
 
 def _passed(common: Common) -> dict[str, Any]:
@@ -435,68 +413,6 @@ def _progress(name: str, common: Common) -> Progress:
     terminal = sys.stderr.isatty()
     style = "none" if common.quiet else "json" if common.json else "bar" if terminal else "lines"
     return Progress(name, style, seconds_until_stop(common.stop_after) if common.stop_after else math.inf)
-
-
-def _start_logging(common: Common) -> None:
-    level = logging.DEBUG if common.verbose else logging.ERROR if common.quiet else logging.INFO
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if common.json else logging.Formatter("%(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    logging.getLogger("unetcli").setLevel(level)
-
-
-class _JsonLines(logging.Formatter):
-    """Write a record as a line of JSON, as progress is written."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return json.dumps({"event": "log", "level": record.levelname.lower(), "message": record.getMessage()})
-
-
-def _print_result(name: str, result: dict[str, Any], common: Common) -> None:
-    """Print what a stage returned: a table for people, JSON for programs."""
-    if not result:  # of several processes one prints
-        return
-    if common.json:
-        print(json.dumps(result))
-        return
-    if common.quiet:
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    for note in result.pop("notes", []):
-        console.print(Text.assemble(("note", "yellow"), "  ", note), soft_wrap=True)
-    if "mean" in result:
-        result = _flat_scores(result)
-    table = Table(box=None, show_header=False, pad_edge=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    if result.pop("already_done", False):
-        table.add_row(name, "was complete already; nothing to do")
-    faults = result.pop("faults", [])
-    for key, value in result.items():
-        for k, line in enumerate(value if isinstance(value, list) else [value]):
-            shown = _number(line) if isinstance(line, float) else str(line)
-            table.add_row(key.replace("_", " ") if k == 0 else "", Text(shown))  # names may hold [brackets]
-    console.print(table)
-    for fault in faults:
-        console.print(Text.assemble(("fault", "red"), "  ", fault), soft_wrap=True)
-
-
-def _number(value: float) -> str:
-    """Spell a number with four digits, and never as a power of ten where it is large."""
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
-
-
-def _flat_scores(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the means of a report as rows."""
-    shown = {
-        k: v if v is not None else f"undefined: {metrics['undefined'].get(k, '')}" for k, v in metrics["mean"].items()
-    }
-    rest = {k: metrics[k] for k in ("report",) if k in metrics}
-    return {"images": len(metrics["images"]), **shown, **rest}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -512,12 +428,12 @@ def main(arguments: list[str] | None = None) -> int:
     except UnetcliError as error:
         if error.is_spoken is False:  # by another process
             return error.exit_code
-        return _fail(str(error), error.exit_code, fix=error.fix, debug=debug)
+        return fail(str(error), error.exit_code, fix=error.fix, debug=debug)
     except MemoryError:
-        return _fail("out of memory", 5, fix="fewer --workers", debug=debug)
+        return fail("out of memory", 5, fix="fewer --workers", debug=debug)
     except OSError as error:
         if is_disk_full(error):
-            return _fail(
+            return fail(
                 "no space left on the disk",
                 5,
                 fix="free some space, then run the same command again",
@@ -525,21 +441,8 @@ def main(arguments: list[str] | None = None) -> int:
             )
         if error.filename is None:
             raise
-        return _fail(f"{error.filename}: {error.strerror}", 3, debug=debug)
+        return fail(f"{error.filename}: {error.strerror}", 3, debug=debug)
     return 0
-
-
-def _fail(message: str, code: int, *, fix: str | None = None, debug: bool = False) -> int:
-    """Print an error for people; return its exit code."""
-    if debug:
-        import traceback
-
-        traceback.print_exc()
-    kind = "stopped" if code in (Unfinished.exit_code, Interrupted.exit_code) else "error"
-    print(f"{kind}: {message}", file=sys.stderr)
-    if fix:
-        print(f"  fix: {fix}", file=sys.stderr)
-    return code
 
 
 @app.callback(invoke_without_command=True)

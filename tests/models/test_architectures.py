@@ -14,15 +14,6 @@ from unetcli.models.sliding_window import patch_size
 from unetcli.models.summary import count_parameters, describe_architectures
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small tensors are faster without threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def parameters(arch, **changes):
     """Return the parameters of an architecture as published."""
     made = ARCHITECTURES[arch]

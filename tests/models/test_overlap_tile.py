@@ -7,16 +7,6 @@ from unetcli.models import build_model
 from unetcli.models.geometry import geometry_of
 from unetcli.models.overlap_tile import VIEWS, aligned, context, predict_core, predict_views, read_extent
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small tensors are faster without threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 PARAMETERS = {"ndim": 2, "channels": 2, "classes": 3, "skip": "concat", "dropout": 0.5}
 
 

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -113,6 +114,7 @@ def test_tensorboard_has_each_loss_and_all_scores_once_after_a_resume(instances,
     for after in (1, 2):
         with pytest.raises(Stopped):
             train.run(instances, tmp_path / "run", config, device="cpu", progress=stop_after(after))
+        time.sleep(1)  # files of events are ordered by the second in their names
     train.run(instances, tmp_path / "run", config, device="cpu")
     scalars, images = events_of(tmp_path / "run" / "tensorboard")
     assert list(scalars["loss/training"]) == [1, 2, 3, 4, 5, 6]

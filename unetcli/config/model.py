@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-from unetcli.config.settings import Config, setting
-from unetcli.errors import ConfigError
+from unetcli.config.settings import Config, extents_of, mistake_of_extents, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +44,11 @@ class PredictConfig(Config):
         ConfigError
             If it is given for axes that there are not.
         """
-        sizes = tuple(int(n) for n in str(self.tile_size).split(","))
-        if len(sizes) not in (1, ndim):
-            raise ConfigError(
-                f"--tile-size {self.tile_size}: expected one number, or {ndim} for {'z,y,x'[-2 * ndim + 1 :]}",
-                fix=f"--tile-size {','.join(map(str, (*sizes[:1], *sizes)[-ndim:]))}",
-            )
-        return sizes if len(sizes) == ndim else sizes * ndim
+        return extents_of("--tile-size", str(self.tile_size), ndim)
 
     def mistakes(self) -> list[str]:
         """Check what `tile_size` holds."""
-        if self.tile_size is None or re.fullmatch(r"0*[1-9]\d{0,6}(,0*[1-9]\d{0,6}){0,2}", str(self.tile_size)):
-            return []
-        return [f"--tile-size {self.tile_size}: expected pixels, such as 256 or 16,128,128 for z,y,x"]
+        return mistake_of_extents("--tile-size", self.tile_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,30 @@ class Config:
     def mistakes(self) -> list[str]:
         """Return what is wrong with settings that depend on each other."""
         return []
+
+
+def extents_of(option: str, value: str | int, ndim: int) -> tuple[int, ...]:
+    """Return the extent along (y, x) or (z, y, x) that a setting gives as one number, or as one for each axis.
+
+    Raises
+    ------
+    ConfigError
+        If it is given for axes that there are not.
+    """
+    extents = tuple(int(n) for n in str(value).split(","))
+    if len(extents) not in (1, ndim):
+        raise ConfigError(
+            f"{option} {value}: expected one number, or {ndim} for {'z,y,x'[-2 * ndim + 1 :]}",
+            fix=f"{option} {','.join(map(str, (*extents[:1], *extents)[-ndim:]))}",
+        )
+    return extents if len(extents) == ndim else extents * ndim
+
+
+def mistake_of_extents(option: str, value: str | int | None) -> list[str]:
+    """Say what is wrong with a setting that is given as `extents_of` takes it."""
+    if value is None or re.fullmatch(r" *0*[1-9]\d{0,6}( *, *0*[1-9]\d{0,6}){0,2} *", str(value)):
+        return []
+    return [f"{option} {value}: expected pixels, such as 256 or 16,128,128 for z,y,x"]
 
 
 def _mistake(field: dataclasses.Field[Any], value: Any) -> str | None:  # noqa: ANN401 - any setting

@@ -10,8 +10,7 @@ from typing import Any
 
 from unetcli.architectures import ARCHITECTURES, Architecture
 from unetcli.config.augmentation import DeformConfig
-from unetcli.config.settings import setting
-from unetcli.errors import ConfigError
+from unetcli.config.settings import extents_of, mistake_of_extents, setting
 
 LOSSES = ("weighted-cross-entropy", "cross-entropy", "bce", "dice", "dice-cross-entropy")
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -67,7 +66,7 @@ class TrainConfig(DeformConfig):
     )
     patch_size: str | int = setting(
         None, "Extent of a training patch as the network reads it, pixels: 256, or 16,128,128 for z,y,x. [default: "
-        "256; of volumes 64]", minimum=1, group="Patches",
+        "256; of volumes 64]", group="Patches",
     )  # fmt: skip
     sampling: str | None = setting(
         None, "Where patches lie: anywhere (uniform), by the sampling map of the weights (map), or a share of them on "
@@ -171,13 +170,7 @@ class TrainConfig(DeformConfig):
         ConfigError
             If it is given for axes that there are not.
         """
-        extents = tuple(int(n) for n in str(self.patch_size).split(","))
-        if len(extents) not in (1, ndim):
-            raise ConfigError(
-                f"--patch-size {self.patch_size}: expected one number, or {ndim} for {'z,y,x'[-2 * ndim + 1 :]}",
-                fix=f"--patch-size {','.join(map(str, (*extents[:1], *extents)[-ndim:]))}",
-            )
-        return extents if len(extents) == ndim else extents * ndim
+        return extents_of("--patch-size", self.patch_size, ndim)
 
     def resize_steps(self) -> list[tuple[int, int]]:
         """Return each factor of `resize_schedule` with the step that it ends before."""
@@ -237,10 +230,7 @@ class TrainConfig(DeformConfig):
         return found
 
     def _patch_mistakes(self) -> list[str]:
-        found = []
-        several = r"[1-9]\d{0,6}(, *[1-9]\d{0,6}){1,2}"
-        if isinstance(self.patch_size, str) and not re.fullmatch(several, self.patch_size):
-            found.append(f"--patch-size {self.patch_size}: expected pixels, such as 256 or 16,128,128 for z,y,x")
+        found = mistake_of_extents("--patch-size", self.patch_size)
         *begins, last = self.resize_schedule.split(",")
         shares = [re.fullmatch(r"[1-9]\d?:(0?\.\d+)", part) for part in begins]
         if not all(shares) or not re.fullmatch(r"[1-9]\d?", last) or sum(float(m[1]) for m in shares if m) >= 1:
