@@ -26,7 +26,8 @@ from unetcli.models.checkpoint import load_model, read_header
 from unetcli.models.geometry import AxisGeometry, geometry_of
 from unetcli.models.onnx import OnnxNetwork
 from unetcli.models.portable import Portable
-from unetcli.stages import export, info, tile_predict
+from unetcli.prediction.predictor import Predictor
+from unetcli.stages import export, info
 
 KINDS = {
     "same": {},
@@ -235,7 +236,7 @@ def test_a_device_that_the_runtime_can_not_use(tmp_path, models, monkeypatch):
     assert "onnxruntime-gpu" in caught.value.fix
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     config = PredictConfig()
-    assert tile_predict.Predictor.load(tmp_path / "model.onnx", config, "auto").device.type == "cpu"
+    assert Predictor.load(tmp_path / "model.onnx", config, "auto").device.type == "cpu"
 
 
 def test_a_tile_that_does_not_fit_into_memory(tmp_path, models, monkeypatch):

@@ -1,0 +1,1 @@
+"""From images and a model to what is written of each pixel."""
