@@ -90,6 +90,9 @@ class Set:
         What is printed.
     cases
         What is compared.
+    rim
+        Width along the edges of the pictures to learn from where not all objects are in the truth, pixels: its
+        background there becomes `IGNORED`.
     """
 
     training: Sequence[tuple[Path, Path]]
@@ -97,6 +100,11 @@ class Set:
     prep: Mapping[str, Any]
     metrics: Sequence[str]
     cases: Sequence[Case]
+    rim: int = 0
+
+
+IGNORED = 65535
+"""Label that says nothing, where a weight map is made with ``ignore``."""
 
 
 MEMBRANES = {"balance": "none", "w0": 5.0, "sigma": 3.0}
@@ -165,7 +173,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def cells(data: Path, budget: Budget) -> Set:
-    """PhC-U373: hand-made truth of five frames held back; the others, and silver truth where there is no other."""
+    """PhC-U373: hand-made truth of five frames held back; the others, and silver truth where there is no other.
+
+    The truth leaves out cells that touch the rim of 50 pixels, as the Cell Tracking Challenge does.
+    """
     folder = data / "ctc_phc_c2dh_u373"
     held_back = ("041", "049", "051", "052", "059")
     pairs: dict[str, list[tuple[Path, Path]]] = {"training": [], "held_back": []}
@@ -174,8 +185,19 @@ def cells(data: Path, budget: Budget) -> Set:
         hand = folder / "02_GT" / "SEG" / f"man_seg{frame}.tif"
         truth = hand if hand.exists() else folder / "02_ST" / "SEG" / f"man_seg{frame}.tif"
         pairs["held_back" if frame in held_back else "training"].append((picture, truth))
-    cases = [Case("default", settings=budget.wide), Case("default, eight views", settings=budget.wide, tta="d4")]
-    return Set(**pairs, prep={"pixel_size": "0.65um"}, metrics=("iou", "seg", "ap50"), cases=cases)
+    weighted, longer = (
+        {"ignore": str(IGNORED)},
+        {**budget.wide, **({"steps": 2400, "validate_every": 2400} if budget.wide else {})},
+    )
+    even = {**weighted, "balance": "none"}
+    cases = [
+        Case("default", settings=budget.wide, weights=weighted),
+        Case("default, classes not balanced", settings=budget.wide, weights=even),
+        Case("default, classes not balanced, longer", settings=longer, weights=even),
+        Case("default, classes not balanced, longer, eight views", settings=longer, weights=even, tta="d4"),
+    ]
+    kept = {"pixel_size": "0.65um", "label_kind": "instances"}
+    return Set(**pairs, prep=kept, metrics=("seg", "iou", "ap50"), cases=cases, rim=50)
 
 
 def nuclei(data: Path, budget: Budget) -> Set:
@@ -187,6 +209,7 @@ def nuclei(data: Path, budget: Budget) -> Set:
     training = [pair for i, pair in enumerate(pairs) if i % 5 != 2]
     cases = [
         Case("default", settings=budget.wide),
+        Case("default, classes not balanced", settings=budget.wide, weights={"balance": "none"}),
         Case("default without weight map", settings=budget.wide, weights=None),
     ]
     kept = {"label_kind": "instances", "channels": "0"}
@@ -199,6 +222,7 @@ def crowded(data: Path, budget: Budget) -> Set:
     pairs = [(folder / f"set{n}_raw.tif", folder / f"set{n}_instances.png") for n in (1, 15, 30)]
     cases = [
         Case("default", settings=budget.wide),
+        Case("default, classes not balanced", settings=budget.wide, weights={"balance": "none"}),
         Case("default without weight map", settings=budget.wide, weights=None),
     ]
     return Set(pairs[:2], pairs[2:], {"label_kind": "instances"}, ("ap50", "seg", "iou"), cases)
@@ -281,7 +305,8 @@ def _measure(chosen: Set, case: Case, out: Path, folder: Path, steps: int | None
     data, new = out / "train.zarr", out / "new.zarr"
     config = PrepConfig(**chosen.prep)
     pictures = [picture for picture, _ in chosen.training]
-    prep.run(pictures, data, config, labels=[truth for _, truth in chosen.training])
+    truths = [_without_rim(truth, chosen.rim, out / "truth") for _, truth in chosen.training]
+    prep.run(pictures, data, config, labels=truths)
     unlabelled = {k: v for k, v in chosen.prep.items() if k not in ("label_kind", "classes")}
     prep.run([picture for picture, _ in chosen.held_back], new, PrepConfig(**unlabelled))
     maps = None
@@ -300,6 +325,19 @@ def _measure(chosen: Set, case: Case, out: Path, folder: Path, steps: int | None
         "steps": int(summary["step"]),
         "seconds": sum(row["seconds"] for row in read_rows(trained / "timing.csv")),
     }
+
+
+def _without_rim(truth: Path, rim: int, folder: Path) -> Path:
+    """Write labels again, with `IGNORED` in place of the background of the rim."""
+    if not rim:
+        return truth
+    (found,) = open_inputs([truth], is_label=True)
+    labels = found.source.read(Box.whole(found.source.shape))[0, 0, 0].astype(np.uint16)
+    outside = np.ones(labels.shape, np.bool_)
+    outside[rim:-rim, rim:-rim] = False
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / f"{truth.stem}.npy", np.where(outside & (labels == 0), IGNORED, labels))
+    return folder / f"{truth.stem}.npy"
 
 
 def _digest(value: object) -> str:
