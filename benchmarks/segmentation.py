@@ -26,7 +26,6 @@ from unetcli.metrics.tables import confusion_table
 from unetcli.models.device import choose_device
 from unetcli.presets import with_preset
 from unetcli.stages import evaluate, prep, tile_predict, train, weights
-from unetcli.training.record import read_rows
 
 
 class Budget(NamedTuple):
@@ -277,13 +276,12 @@ def run(data: Path, out: Path, names: Sequence[str], *, steps: int | None = None
     budget = BUDGETS[choose_device(device).type]
     for name in names:
         chosen = SETS[name](data, budget)
-        print(f"\n| {name} | parameters | steps | " + " | ".join(chosen.metrics) + " | minutes |")
-        print("|---" * (len(chosen.metrics) + 4) + "|")
+        print(f"\n| {name} | parameters | steps | " + " | ".join(chosen.metrics) + " |")
+        print("|---" * (len(chosen.metrics) + 3) + "|")
         for case in chosen.cases:
             row = _cached(chosen, case, out / name, steps, device)
             scores = " | ".join(_shown(row["scores"][m]) for m in chosen.metrics)
-            line = f"| {case.name} | {row['parameters']:,} | {row['steps']:,} | {scores} | {row['seconds'] / 60:.1f} |"
-            print(line, flush=True)
+            print(f"| {case.name} | {row['parameters']:,} | {row['steps']:,} | {scores} |", flush=True)
 
 
 def _shown(value: float | None) -> str:
@@ -323,7 +321,6 @@ def _measure(chosen: Set, case: Case, out: Path, folder: Path, steps: int | None
         "scores": _scores(chosen, folder),
         "parameters": summary["parameters"],
         "steps": int(summary["step"]),
-        "seconds": sum(row["seconds"] for row in read_rows(trained / "timing.csv")),
     }
 
 

@@ -434,7 +434,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if is_disk_full(error):
             return fail(
-                "no space left on the disk",
+                f"no space left on the disk{f', for {error.filename}' if error.filename else ''}",
                 5,
                 fix="free some space, then run the same command again",
                 debug=debug,

@@ -82,10 +82,12 @@ def test_reducing_is_a_mean_and_a_choice(factors):
 
 
 def test_one_resolution_for_all_steps():
-    assert TrainConfig(resize_schedule="4", steps=50).resize_steps() == [(4, 50)]
+    assert TrainConfig(steps=50).resize_steps() == [(1, 50)]
 
 
-@pytest.mark.parametrize("schedule", ["2:0.3", "2:0.6,3:0.4,1", "0:0.5,1", "2:x,1", "", "2:0.5,", "1.5:0.5,1"])
+@pytest.mark.parametrize(
+    "schedule", ["2:0.3", "2:0.6,3:0.4,1", "0:0.5,1", "2:x,1", "", "2:0.5,", "1.5:0.5,1", "4:0.3,2", "2"]
+)
 def test_a_schedule_that_says_nothing(schedule):
     with pytest.raises(ConfigError, match="--resize-schedule"):
         TrainConfig(resize_schedule=schedule)

@@ -233,9 +233,9 @@ class TrainConfig(DeformConfig):
         found = mistake_of_extents("--patch-size", self.patch_size)
         *begins, last = self.resize_schedule.split(",")
         shares = [re.fullmatch(r"[1-9]\d?:(0?\.\d+)", part) for part in begins]
-        if not all(shares) or not re.fullmatch(r"[1-9]\d?", last) or sum(float(m[1]) for m in shares if m) >= 1:
+        if not all(shares) or last.strip() != "1" or sum(float(m[1]) for m in shares if m) >= 1:
             found.append(
                 f"--resize-schedule {self.resize_schedule}: expected factor:share of the steps, such as 4:0.3,2:0.3,1; "
-                "the last has the rest of them"
+                "the last is 1, full size, and has the rest of them"
             )
         return found
