@@ -21,6 +21,7 @@ from unetcli.presets import PRESETS, with_preset
 from unetcli.stages import prep, train, weights
 from unetcli.training.batches import BatchMaker
 from unetcli.training.places import Places, open_planes
+from unetcli.training.task import network_parameters
 
 STEPS = 30
 TRAINED = 200
@@ -50,7 +51,7 @@ def _augmentation(folder: Path, preset: str, device: torch.device) -> dict[str, 
         prep.run([folder / "train_images"], data, PrepConfig(), labels=[folder / "train_labels"])
         weights.run(data, maps, WeightsConfig())
     config, dataset = with_preset(preset, steps=TRAINED, validate_every=TRAINED // 2), open_dataset(data)
-    geometry = geometry_of(config.arch, train.network_parameters(config, dataset))
+    geometry = geometry_of(config.arch, network_parameters(config, dataset))
     places = Places.of(open_planes(dataset, maps, 2, validation=False), config, dataset, 2, workers=available_cpus())
     host, other = (BatchMaker(places, config, dataset, geometry, device, on) for on in ("host", "device"))
     made = other.make(0)

@@ -186,7 +186,7 @@ def cells(data: Path, budget: Budget) -> Set:
         pairs["held_back" if frame in held_back else "training"].append((picture, truth))
     weighted, longer = (
         {"ignore": str(IGNORED)},
-        {**budget.wide, **({"steps": 2400, "validate_every": 2400} if budget.wide else {})},
+        {**budget.wide, **({"steps": 1600, "validate_every": 1600} if budget.wide else {})},
     )
     even = {**weighted, "balance": "none"}
     cases = [

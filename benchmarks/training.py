@@ -23,6 +23,7 @@ from unetcli.image.dataset import open_dataset
 from unetcli.models import build_model
 from unetcli.presets import with_preset
 from unetcli.stages import prep, train, weights
+from unetcli.training.task import network_parameters
 
 ROUNDS = 3
 LIGHT = {"features": "16,32,64,128,256", "padding": "valid", "norm": "none", "patch_size": 572, "batch_size": 1}
@@ -56,7 +57,7 @@ class Problem:
     @classmethod
     def of(cls, config: TrainConfig, data: Path, device: str) -> Problem:
         """Draw a batch at random."""
-        parameters = train.network_parameters(config, open_dataset(data))
+        parameters = network_parameters(config, open_dataset(data))
         size, n = int(config.patch_size), config.batch_size
         with torch.device("meta"):
             out = build_model(config.arch, parameters)(torch.empty(1, 1, size, size)).shape[-1]

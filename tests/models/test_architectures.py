@@ -22,6 +22,15 @@ def parameters(arch, **changes):
     return {**values, **changes}
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_no_convolution_of_one_pixel_has_a_stride(arch):
+    """The weight gradient of one writes past its memory in oneDNN (torch 2.13 on a CPU, channels last)."""
+    network = build_model(arch, parameters(arch))
+    convolutions = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))]
+    assert convolutions
+    assert not [m for m in convolutions if max(m.kernel_size) == 1 < max(m.stride)]
+
+
 def on_meta(arch, shape, **changes):
     with torch.device("meta"):
         network = build_model(arch, parameters(arch, **changes)).eval()

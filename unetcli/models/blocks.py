@@ -122,7 +122,10 @@ class ResidualBlock(nn.Module):
             nn.ReLU(inplace=True),
             convolution(kernel, channels_out, channels_out, padding=padding),
         )
-        self.shortcut = CONV[len(kernel)](channels_in, channels_out, kernel_size=1, stride=down)
+        # Pixels are picked before the convolution: the weight gradient of a 1x1 convolution with a stride writes past
+        # its memory in oneDNN (torch 2.13 on a CPU, channels last, fewer than 16 channels in).
+        self.pick = AVERAGE_POOL[len(kernel)](1, stride=down)
+        self.shortcut = CONV[len(kernel)](channels_in, channels_out, kernel_size=1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return ``(n, channels_out, y, x)``."""
@@ -130,7 +133,7 @@ class ResidualBlock(nn.Module):
         residual = self.rest(self.entry(self.activation(features)))
         lost = (k // 2 - p for k, p in zip(self.entry.kernel_size, self.entry.padding, strict=True))
         inner = [n - 2 * k for n, k in zip(features.shape[2:], lost, strict=True)]
-        shortcut = self.shortcut(center_crop(features, inner))
+        shortcut = self.shortcut(self.pick(center_crop(features, inner)))
         return residual + center_crop(shortcut, residual.shape[2:])  # type: ignore[no-any-return]
 
 

@@ -75,7 +75,8 @@ def on_one_axis(network: nn.Module, axis: int) -> nn.Module:
         if isinstance(layer, Mean):
             return Mean(layer.ndim, *(narrow(v, layer.ndim) for v in (layer.kernel_size, layer.stride, layer.dilation)))
         if isinstance(layer, AVERAGE_POOLS):
-            return make(narrow(layer.kernel_size, 2 if isinstance(layer, nn.AvgPool2d) else 3))  # type: ignore[no-any-return]
+            ndim = 2 if isinstance(layer, nn.AvgPool2d) else 3
+            return make(*(narrow(v, ndim) for v in (layer.kernel_size, layer.stride)))  # type: ignore[no-any-return]
         if isinstance(layer, nn.Upsample):
             factors: Any = layer.scale_factor
             return nn.Upsample(scale_factor=narrow(factors, len(factors)), mode=layer.mode)

@@ -40,7 +40,7 @@ def open_task(data: Location, weights: Location | None, config: TrainConfig, *, 
     """Open a data set, and check that what is asked for can be trained on it."""
     dataset = open_dataset(data)
     dataset.require_labels()
-    parameters = _network_parameters(config, dataset)
+    parameters = network_parameters(config, dataset)
     geometry = geometry_of(config.arch, parameters)
     ndim = len(geometry.axes)
     _check_depth(config, dataset, ndim)
@@ -153,7 +153,7 @@ def _epoch_steps(config: TrainConfig, patch: Resolution, dataset: Dataset) -> in
     return steps_of_epoch(pixels, math.prod(patch.output), config.batch_size)
 
 
-def _network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """Return what `build_model` takes for a data set.
 
     Raises
