@@ -22,8 +22,8 @@ class PredictConfig(Config):
     )
     tta: str = setting(
         "none",
-        "Average over mirrored (flips: 4) or also turned (d4: 8) views of the image.",
-        choices=("none", "flips", "d4"),
+        "Average over mirrored (flips: 4), also turned (d4: 8), or rotated views (rotations: 7, as in the paper).",
+        choices=("none", "flips", "d4", "rotations"),
     )
     level: int = setting(0, "Level of the image's pyramid that the network sees; 0 is full size.", minimum=0)
     upsample: str = setting(

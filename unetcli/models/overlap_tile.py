@@ -81,16 +81,6 @@ def predict_core(
     return result
 
 
-View = tuple[int, bool]
-"""Quarter turns of y and x, then whether mirrored along x."""
-VIEWS: dict[str, tuple[View, ...]] = {
-    "none": ((0, False),),
-    "flips": ((0, False), (0, True), (2, False), (2, True)),
-    "d4": tuple((turns, flipped) for turns in range(4) for flipped in (False, True)),
-}
-"""What test-time augmentation averages over; these need no interpolation, so they keep the promise of no seams."""
-
-
 def context(geometry: Geometry, core: Sequence[int], step: Sequence[int]) -> tuple[int, ...]:
     """Return how many pixels to read on each side of a core, rounded up to the stride, for any view of it.
 
@@ -105,47 +95,6 @@ def context(geometry: Geometry, core: Sequence[int], step: Sequence[int]) -> tup
 
 def _context(axis: AxisGeometry, core: int, step: int) -> int:
     return max(axis.halo, _read_extent(axis, core, step) - axis.halo - core)
-
-
-def predict_views(
-    network: nn.Module,
-    geometry: Geometry,
-    block: Tensor,
-    core: Sequence[int],
-    step: Sequence[int],
-    views: tuple[View, ...],
-) -> Tensor:
-    """Return the mean over turned and mirrored views of the class probabilities of a core.
-
-    Parameters
-    ----------
-    network, geometry, core, step
-        As in `predict_core`.
-    block : (channels, [z,] y, x) float32
-        The core, rounded up to the stride, with `context` pixels on each side.
-    views
-        Which ones.
-
-    Returns
-    -------
-    (classes, [z,] y, x) float32
-
-    Notes
-    -----
-    A view of a rounded core starts on the stride again, counted from the other end, for every tile of an image.
-    """
-    around = context(geometry, core, step)
-    first = [slice(n - axis.halo, None) for axis, n in zip(geometry.axes, around, strict=True)]
-    *depth, y, x = (aligned(axis, n) for axis, n in zip(geometry.axes, core, strict=True))
-    total = torch.zeros(())
-    for turns, flipped in views:
-        turned = torch.rot90(block, turns, (-2, -1))
-        turned = turned.flip(-1) if flipped else turned
-        extent = (*depth, y, x) if turns % 2 == 0 else (*depth, x, y)
-        result = predict_core(network, geometry, turned[(slice(None), *first)].contiguous(), extent, step)
-        result = result.flip(-1) if flipped else result
-        total = total.to(result.device) + torch.rot90(result, -turns, (-2, -1))
-    return (total / len(views))[(slice(None), *(slice(n) for n in core))]
 
 
 def _valid_part(logits: Tensor, geometry: Geometry, core: Sequence[int]) -> Tensor:

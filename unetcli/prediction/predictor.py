@@ -28,7 +28,8 @@ from unetcli.models.checkpoint import ModelHeader, load_model
 from unetcli.models.device import choose_device
 from unetcli.models.geometry import Geometry
 from unetcli.models.onnx import OnnxNetwork, has_cuda
-from unetcli.models.overlap_tile import VIEWS, aligned, context, predict_views
+from unetcli.models.overlap_tile import aligned
+from unetcli.models.views import VIEWS, Spans, predict_views
 from unetcli.prediction.outputs import Output
 
 logger = logging.getLogger(__name__)
@@ -186,7 +187,7 @@ class Predictor:
         try:
             for i, *planes in np.ndindex(t, *core.shape[2 : self.first]):  # planes one by one, volumes as they are
                 part = (i, slice(None), *planes)
-                result[part] = self._predict_one(block[part], core.shape[self.first :], step or self.step)
+                result[part] = self._predict_one(block[part], self._spans(core), step or self.step)
         except torch.OutOfMemoryError as error:
             smaller = [aligned(axis, n // 2) for axis, n in zip(self.geometry.axes, self.step, strict=True)]
             raise DeviceError(
@@ -195,7 +196,7 @@ class Predictor:
             ) from error
         return result
 
-    def _predict_one(self, image: Block, core: Sequence[int], step: Sequence[int]) -> Block:
+    def _predict_one(self, image: Block, core: Spans, step: Sequence[int]) -> Block:
         shape = (-1, *(1,) * self.header.ndim)
         mean, std = (np.array(v, dtype=np.float32).reshape(shape) for v in (self.header.mean, self.header.std))
         normal = torch.from_numpy((image.astype(np.float32) - mean) / std).to(self.device)
@@ -206,11 +207,14 @@ class Predictor:
     def read_box(self, core: Box, channels: int, step: Sequence[int] | None = None) -> Box:
         """Return what the network needs for a core."""
         read = core.replace(1, 0, channels)
-        around = context(self.geometry, core.shape[self.first :], step or self.step)
-        for i, axis, n in zip(range(self.first, 5), self.geometry.axes, around, strict=True):
-            first = core.start[i]
-            read = read.replace(i, first - n, first + aligned(axis, core.shape[i]) + n)
+        spans = VIEWS[self.config.tta].read(self.geometry, self._spans(core), step or self.step)
+        for i, span in enumerate(spans, start=self.first):
+            read = read.replace(i, *span)
         return read
+
+    def _spans(self, core: Box) -> Spans:
+        """Return the extent of a core along the axes of the network."""
+        return list(zip(core.start[self.first :], core.stop[self.first :], strict=True))
 
     def verify_seams(self, level: Level) -> float:
         """Return the greatest difference of probabilities between tiles and one large tile, on a sample.
