@@ -276,6 +276,18 @@ def tile_predict(
         Path | None,
         Option("--probabilities", help="Also write the probability of each class, to a store or p.ome.tif.", **STORE),
     ] = None,
+    uncertainty: Annotated[
+        Path | None,
+        Option("--uncertainty", help="Also write how uncertain each pixel is, to a store or u.ome.tif.", **STORE),
+    ] = None,
+    where: Annotated[
+        str | None,
+        Option(
+            "--where",
+            help="Predict there alone: tissue, labels of the image by name, or a store of masks of the same field.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     *,
     verify_seams: Annotated[
@@ -299,6 +311,8 @@ def tile_predict(
             model=model,
             as_label=as_label,
             probabilities=probabilities,
+            uncertainty=uncertainty,
+            where=where,
             verify_seams=verify_seams,
             device=device,
             **_passed(common),

@@ -17,9 +17,16 @@ class PredictConfig(Config):
     )  # fmt: skip
     probability_dtype: str = setting(
         "float32",
-        "Type of --probabilities; uint8 holds 255 times the probability.",
+        "Type of --probabilities and --uncertainty; uint8 holds 255 times the value.",
         choices=("float32", "float16", "uint8"),
     )
+    classes: str | None = setting(
+        None, "Classes whose probability is written, by name or number: cell,2. [default: all]"
+    )
+    uncertainty_kind: str = setting(
+        "entropy", "What --uncertainty is: entropy of the classes, or their variance over the views of --tta.",
+        choices=("entropy", "variance"),
+    )  # fmt: skip
     tta: str = setting(
         "none",
         "Average over mirrored (flips: 4), also turned (d4: 8), or rotated views (rotations: 7, as in the paper).",
@@ -30,6 +37,7 @@ class PredictConfig(Config):
         "bilinear", "How the result of a level is brought to full size; none leaves it at the level's.",
         choices=("bilinear", "nearest", "none"),
     )  # fmt: skip
+    ngff: str = setting("0.5", "Version of OME-Zarr of new stores.", choices=("0.4", "0.5"))
 
     def __post_init__(self) -> None:
         if self.tile_size is not None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from unetcli.errors import InputError
 from unetcli.image.axes import MICROMETERS, Axes
+from unetcli.image.region import Region
 from unetcli.image.resample import SPACE, Factors, Resampling, snapped
 from unetcli.image.store import Image, Level
 from unetcli.image.tiling import Box, Shape, Tile
@@ -39,6 +40,8 @@ class Subject:
         Where the centre of the first pixel that is written lies, from that of the image, by axis.
     way
         How what is written is made of what the network returns.
+    region
+        What of it is computed, if not all.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Subject:
     axes: Axes
     first: Mapping[str, float]
     way: Resampling
+    region: Region | None = None
 
     @classmethod
     def of(cls, image: Image, number: int, upsample: str) -> Subject:
@@ -81,17 +85,34 @@ class LevelTile(Tile):
     core
         What is written, in pixels of what is written.
     read, inner
-        What is read, and what is computed of it, in pixels of the level.
+        What is read, and what is computed of it, in pixels of the level; nothing, where `part` is None.
     way
-        From `inner` to `core`.
+        From `inner` to `part`.
+    part
+        What is computed of the core.
+    region
+        What is computed of the image, if not all.
     """
 
     inner: Box
     way: Resampling
+    part: Box | None
+    region: Region | None = None
 
     def bring_back(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the core, from values of `inner` (t, c, z, y, x)."""
-        return self.way(block, self.inner, self.core, np.float32)
+        """Return the part, from values of `inner` (t, c, z, y, x)."""
+        assert self.part is not None
+        return self.way(block, self.inner, self.part, np.float32)
+
+    def in_core(self, block: NDArray[Any]) -> NDArray[Any]:
+        """Return the core, which is 0 where nothing is computed, from the part of it (t, c, z, y, x)."""
+        if self.region is None or self.part is None:
+            return block
+        core = self.core.replace(1, 0, block.shape[1])
+        result = np.zeros(core.shape, block.dtype)
+        result[self.part.replace(1, 0, block.shape[1]).relative_to(core.start).slices] = block
+        self.region.clear(result, core)
+        return result
 
 
 def level_factors(full: Level, level: Level) -> Factors:

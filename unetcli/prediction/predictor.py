@@ -20,7 +20,7 @@ from unetcli.image.axes import Channel, known_names
 from unetcli.image.ledger import JointLedger
 from unetcli.image.levels import LevelTile, Subject, size_note
 from unetcli.image.new_store import Layout
-from unetcli.image.source import read_mirrored
+from unetcli.image.source import Source, read_mirrored
 from unetcli.image.store import Level, Store
 from unetcli.image.streaming import Progress, Work, available_cpus, silent, stream_tiles
 from unetcli.image.tiling import Box, TileGrid
@@ -40,6 +40,7 @@ LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
 SEAM_SAMPLE = {2: 1024, 3: 96}
 SEAM_TOLERANCE = 1e-4
 """Tiles of different sizes are rounded differently; seams are orders of magnitude larger."""
+NOTHING = Box.whole((0,) * 5)
 NOT_LOCAL = {"instance", "group"}
 """Normalizations that look at a whole tile: for these no tiling equals the whole image."""
 
@@ -83,6 +84,10 @@ class Predictor:
     def first(self) -> int:
         """The first of the axes t, c, z, y, x that the network works along."""
         return 5 - self.header.ndim
+
+    @property
+    def _needs_variance(self) -> bool:
+        return self.config.uncertainty_kind == "variance"
 
     def read_sizes(self, step: Sequence[int]) -> tuple[int, ...]:
         """Return the extent of a tile as the network reads it, by that of its core."""
@@ -137,14 +142,15 @@ class Predictor:
         shard = Layout.of((t, 1, *zyx), deep=self.header.ndim == 3).shard
         strides = [axis.stride for axis in self.geometry.axes]
         for tile in TileGrid((t, classes, *zyx), (1, classes, *shard[2:])):
-            inner = subject.inner(tile.core, strides)
-            read = self.read_box(inner, subject.level.shape[1])
-            yield LevelTile(tile.index, tile.core, read, inner, subject.way)
+            part = subject.region.part(tile.core) if subject.region else tile.core
+            inner = subject.inner(part, strides) if part else NOTHING
+            read = self.read_box(inner, subject.level.shape[1]) if part else NOTHING
+            yield LevelTile(tile.index, tile.core, read, inner, subject.way, part, subject.region)
 
     def count_tiles(self, subjects: list[Subject]) -> int:
         """Return the number of passes through the network, of one view."""
         total = 0
-        for shape in (tile.inner.shape for subject in subjects for tile in self.tiles(subject)):
+        for shape in (tile.inner.shape for subject in subjects for tile in self.tiles(subject) if tile.part):
             apart = math.prod(shape[: self.first]) // shape[1]
             along = zip(shape[self.first :], self.step, strict=True)
             total += apart * math.prod(math.ceil(n / step) for n, step in along)
@@ -175,15 +181,20 @@ class Predictor:
         """Predict all tiles that are not on record yet; write each output to the target at its place."""
 
         def predict(tile: LevelTile, block: Block) -> tuple[Block, ...]:
+            if not tile.part:
+                return tuple(output.nothing(tile.core) for output in outputs)
             result = tile.bring_back(self.predict(tile.inner, block))
-            return tuple(output.of_time_points(result) for output in outputs)
+            return tuple(tile.in_core(output.of_time_points(result, len(self.header.classes))) for output in outputs)
 
-        stream_tiles(predict, works, ledger, read=read_mirrored, workers=workers, progress=progress)
+        stream_tiles(predict, works, ledger, read=_read, workers=workers, progress=progress)
 
     def predict(self, core: Box, block: Block, step: Sequence[int] | None = None) -> NDArray[np.float32]:
-        """Return the probabilities (t, classes, z, y, x) of a core from the block that was read for it."""
+        """Return the probabilities (t, classes, z, y, x) of a core from the block that was read for it.
+
+        Where the settings ask for the variance over the views, that is one channel more.
+        """
         t, _, *zyx = core.shape
-        result = np.empty((t, len(self.header.classes), *zyx), dtype=np.float32)
+        result = np.empty((t, len(self.header.classes) + self._needs_variance, *zyx), dtype=np.float32)
         try:
             for i, *planes in np.ndindex(t, *core.shape[2 : self.first]):  # planes one by one, volumes as they are
                 part = (i, slice(None), *planes)
@@ -201,7 +212,10 @@ class Predictor:
         mean, std = (np.array(v, dtype=np.float32).reshape(shape) for v in (self.header.mean, self.header.std))
         normal = torch.from_numpy((image.astype(np.float32) - mean) / std).to(self.device)
         with torch.inference_mode():
-            result = predict_views(self.network, self.geometry, normal, core, step, VIEWS[self.config.tta])
+            views = VIEWS[self.config.tta]
+            result = predict_views(
+                self.network, self.geometry, normal, core, step, views, variance=self._needs_variance
+            )
         return result.cpu().numpy()
 
     def read_box(self, core: Box, channels: int, step: Sequence[int] | None = None) -> Box:
@@ -245,6 +259,10 @@ class Predictor:
                 f"tiles differ from the whole by {difference:.2g} in probability; expected rounding only"
             )
         return difference
+
+
+def _read(source: Source, box: Box) -> Block:
+    return np.empty(box.shape) if box == NOTHING else read_mirrored(source, box)
 
 
 def _text(sizes: Sequence[int], between: str = "x") -> str:
