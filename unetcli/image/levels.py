@@ -89,6 +89,11 @@ class LevelTile(Tile):
     inner: Box
     way: Resampling
 
+    @property
+    def is_full_size(self) -> bool:
+        """Whether what is computed is written as it is."""
+        return all(factor == 1 for factor in self.way.factors)
+
     def bring_back(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the core, from values of `inner` (t, c, z, y, x)."""
         return self.way(block, self.inner, self.core, np.float32)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -42,10 +41,6 @@ class Output:
     encode: Callable[[Tensor], Tensor]
     dtype: str
     channels: tuple[str, ...] = ()
-
-    def of_time_points(self, probabilities: NDArray[np.float32]) -> Block:
-        """Make (t, channels, z, y, x) of the class probabilities (t, classes, z, y, x)."""
-        return np.stack([self.encode(torch.from_numpy(at_once)).numpy() for at_once in probabilities])
 
 
 def mask() -> Output:

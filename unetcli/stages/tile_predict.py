@@ -13,7 +13,7 @@ from unetcli.image.ledger import JointLedger
 from unetcli.image.levels import Subject
 from unetcli.image.location import Location
 from unetcli.image.new_label import NewLabel, check_labels
-from unetcli.image.new_output import check_output, new_output
+from unetcli.image.new_output import begun_settings, check_output, new_output
 from unetcli.image.new_store import NewStore, check_apart, collection_groups
 from unetcli.image.pyramid import build_pyramids, nearest_2x2
 from unetcli.image.store import Level, Store, open_store
@@ -58,7 +58,7 @@ def run(
     verify_seams
         Compare tiles with one large tile on a sample first.
     device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N``, several (``cuda:0,cuda:1``) or ``cuda:all``.
     dry_run
         Check everything, return what would be done, write nothing.
     overwrite, workers, progress
@@ -75,18 +75,19 @@ def run(
             fix="-o mask.zarr for a new store, or --as-label prediction for labels beside the image",
         )
     source = open_store(image)
-    predictor = Predictor.load(model, config, device)
+    first = out or source.images[0].path / "labels" / str(as_label)
+    predictor = Predictor.load(model, config, device, {} if overwrite else begun_settings(first))
     predictor.check(source)
     subjects = [Subject.of(i, config.level, config.upsample) for i in source.images]
     notes = predictor.notes(source)
     groups = dict(zip(collection_groups(s.name for s in subjects), subjects, strict=True))
     _check_outputs(source, out, as_label, probabilities, config)
+    predictor.choose_tile(subjects)
     if dry_run:
         return {**predictor.dry_run(subjects), **notes}
     settings = {
         **asdict(config),
-        "step": predictor.step,
-        "device": predictor.device.type,
+        **predictor.chosen,
         "outputs": ["mask", *(["probabilities"] if probabilities else [])],
     }
     inputs = {"image": image, "model": model_file(model)}
