@@ -154,7 +154,7 @@ def test_variance_is_that_of_the_views(name):
     read = views.read(geometry, core, (32, 32))
     block = cut(image, [a for a, _ in read], [b - a for a, b in read])
     with torch.inference_mode():
-        each = torch.stack(list(views.seen(network, geometry, block, core, (32, 32))))
+        each = torch.stack(list(views.seen(network, geometry, block, core, (32, 32), 1)))
     assert len(each) == {"none": 1, "flips": 4, "d4": 8, "rotations": 7}[name]
     found = predicted(network, geometry, image, core, (32, 32), views, variance=True)
     torch.testing.assert_close(found[:-1], each.mean(0), atol=1e-6, rtol=0)

@@ -99,6 +99,11 @@ class LevelTile(Tile):
     part: Box | None
     region: Region | None = None
 
+    @property
+    def is_full_size(self) -> bool:
+        """Whether what is computed is written as it is."""
+        return all(factor == 1 for factor in self.way.factors)
+
     def bring_back(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the part, from values of `inner` (t, c, z, y, x)."""
         assert self.part is not None

@@ -32,9 +32,9 @@ class Views(Protocol):
         ...
 
     def seen(
-        self, network: nn.Module, geometry: Geometry, block: Tensor, core: Spans, step: Sequence[int]
+        self, network: nn.Module, geometry: Geometry, block: Tensor, core: Spans, step: Sequence[int], batch: int
     ) -> Iterator[Tensor]:
-        """Yield the class probabilities (classes, [z,] y, x) of a core as each view has them; see `predict_views`."""
+        """Yield the class probabilities ([n,] classes, [z,] y, x) of a core as each view has them."""
         ...
 
 
@@ -45,6 +45,7 @@ def predict_views(
     core: Spans,
     step: Sequence[int],
     views: Views,
+    batch: int = 1,
     *,
     variance: bool = False,
 ) -> Tensor:
@@ -56,36 +57,38 @@ def predict_views(
         Takes ``(n, channels, [z,] y, x)``.
     geometry
         Of the network.
-    block : (channels, [z,] y, x) float32
-        What ``views.read`` asks for.
+    block : ([n,] channels, [z,] y, x) float32
+        What ``views.read`` asks for; of several images that of each.
     core
         What to predict; it starts on the network's stride.
     step
         Extent of the core of one tile along each axis; multiples of the stride.
     views
         Ways to look at the image.
+    batch
+        Tiles that go through the network at once, at most.
     variance
         Also return how far the views disagree.
 
     Returns
     -------
-    (classes, [z,] y, x) float32
+    ([n,] classes, [z,] y, x) float32
         With `variance` one channel more: the mean over the classes of the variance of their probability over the
         views, ``sum_c sum_v (p_vc - mean_v p_vc)**2 / (views * classes)``, which is 0 to 1/4.
     """
-    seen = views.seen(network, geometry, block, core, step)
+    seen, classes = views.seen(network, geometry, block, core, step, batch), -len(core) - 1
     first = next(seen)
-    n, total, squares = 1, torch.zeros_like(first), torch.zeros_like(first[:1])
+    n, total, squares = 1, torch.zeros_like(first), torch.zeros_like(first.narrow(classes, 0, 1))
     for probabilities in seen:  # as differences from the first: their squares lose nothing to rounding
         difference = probabilities - first
         n, total = n + 1, total + difference
         if variance:
-            squares += difference.square().mean(0, keepdim=True)
+            squares += difference.square().mean(classes, keepdim=True)
     total /= n
     if not variance:
         return first + total
-    spread = (squares / n - total.square().mean(0, keepdim=True)).clamp(min=0)
-    return torch.cat([first + total, spread])
+    spread = (squares / n - total.square().mean(classes, keepdim=True)).clamp(min=0)
+    return torch.cat([first + total, spread], classes)
 
 
 @dataclass(frozen=True)
@@ -110,20 +113,21 @@ class QuarterTurns:
         return [(a - n, a + aligned(axis, b - a) + n) for axis, (a, b), n in sides]
 
     def seen(
-        self, network: nn.Module, geometry: Geometry, block: Tensor, core: Spans, step: Sequence[int]
+        self, network: nn.Module, geometry: Geometry, block: Tensor, core: Spans, step: Sequence[int], batch: int
     ) -> Iterator[Tensor]:
         """Yield the class probabilities of a core; see `Views`."""
         extent = [b - a for a, b in core]
         around = context(geometry, extent, step)
+        every = (slice(None),) * (block.ndim - len(core))
         first = [slice(n - axis.halo, None) for axis, n in zip(geometry.axes, around, strict=True)]
         *depth, y, x = (aligned(axis, n) for axis, n in zip(geometry.axes, extent, strict=True))
         for turns, flipped in self.turns:
             turned = torch.rot90(block, turns, (-2, -1))
             turned = turned.flip(-1) if flipped else turned
             sizes = (*depth, y, x) if turns % 2 == 0 else (*depth, x, y)
-            result = predict_core(network, geometry, turned[(slice(None), *first)].contiguous(), sizes, step)
+            result = predict_core(network, geometry, turned[(*every, *first)].contiguous(), sizes, step, batch)
             result = result.flip(-1) if flipped else result
-            yield torch.rot90(result, -turns, (-2, -1))[(slice(None), *(slice(n) for n in extent))]
+            yield torch.rot90(result, -turns, (-2, -1))[(*every, *(slice(n) for n in extent))]
 
 
 @dataclass(frozen=True)
@@ -152,16 +156,17 @@ class Rotations:
         return [(min(a for a, _ in spans), max(b for _, b in spans)) for spans in zip(*shown, strict=True)]
 
     def seen(
-        self, network: nn.Module, geometry: Geometry, block: Tensor, core: Spans, step: Sequence[int]
+        self, network: nn.Module, geometry: Geometry, block: Tensor, core: Spans, step: Sequence[int], batch: int
     ) -> Iterator[Tensor]:
         """Yield the class probabilities of a core; see `Views`."""
         read = self.read(geometry, core, step)
+        every = (slice(None),) * (block.ndim - len(core))
         for angle in self._angles():
             inside = _of_view(geometry, core, angle)
             outside = _with_context(geometry, inside, step)
             z = [slice(a - first, b - first) for (a, b), (first, _) in zip(outside[:-2], read[:-2], strict=True)]
-            view = rotated(block[(slice(None), *z)], read[-2:], outside[-2:], angle)
-            result = predict_core(network, geometry, view, [b - a for a, b in inside], step)
+            view = rotated(block[(*every, *z)], read[-2:], outside[-2:], angle)
+            result = predict_core(network, geometry, view, [b - a for a, b in inside], step, batch)
             yield rotated(result, inside[-2:], core[-2:], -angle)
 
     def _angles(self) -> list[float]:
@@ -173,7 +178,7 @@ def rotated(image: Tensor, spans: Spans, wanted: Spans, angle: float) -> Tensor:
 
     Parameters
     ----------
-    image : (channels, [z,] y, x) float32
+    image : (..., y, x) float32
         What is known of it.
     spans
         Where that lies along y and x.
@@ -184,7 +189,7 @@ def rotated(image: Tensor, spans: Spans, wanted: Spans, angle: float) -> Tensor:
 
     Returns
     -------
-    (channels, [z,] rows, columns) float32
+    (..., rows, columns) float32
     """
     (y, _), (x, _) = spans
     height, width = image.shape[-2:]

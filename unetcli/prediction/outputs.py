@@ -50,10 +50,10 @@ class Output:
     channels: tuple[str, ...] = ()
     of_variance: bool = False
 
-    def of_time_points(self, values: NDArray[np.float32], n_classes: int) -> Block:
+    def encoded(self, values: Tensor, n_classes: int) -> Tensor:
         """Make (t, channels, z, y, x) of the class probabilities, and the variance if there is one, (t, c, z, y, x)."""
         used = values[:, n_classes:] if self.of_variance else values[:, :n_classes]
-        return np.stack([self.encode(torch.from_numpy(at_once)).numpy() for at_once in used])
+        return torch.stack([self.encode(at_once) for at_once in used])
 
     def nothing(self, core: Box) -> Block:
         """Make (t, channels, z, y, x) of a core of which nothing is computed: zeros."""

@@ -13,7 +13,7 @@ from unetcli.image.ledger import JointLedger
 from unetcli.image.levels import Subject
 from unetcli.image.location import Location
 from unetcli.image.new_label import NewLabel, check_labels
-from unetcli.image.new_output import check_output, new_output
+from unetcli.image.new_output import begun_settings, check_output, new_output
 from unetcli.image.new_store import NewStore, check_apart, collection_groups
 from unetcli.image.store import Store, open_store
 from unetcli.image.streaming import Progress, Work, silent, work_on
@@ -65,7 +65,7 @@ def run(
     verify_seams
         Compare tiles with one large tile on a sample first.
     device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N``, several (``cuda:0,cuda:1``) or ``cuda:all``.
     dry_run
         Check everything, return what would be done, write nothing.
     overwrite, workers, progress
@@ -82,7 +82,8 @@ def run(
             fix="-o mask.zarr for a new store, or --as-label prediction for labels beside the image",
         )
     source = open_store(image)
-    predictor = Predictor.load(model, config, device)
+    first = out or source.images[0].path / "labels" / str(as_label)
+    predictor = Predictor.load(model, config, device, {} if overwrite else begun_settings(first))
     predictor.check(source)
     subjects = [Subject.of(i, config.level, config.upsample) for i in source.images]
     notes = predictor.notes(source)
@@ -95,12 +96,12 @@ def run(
         groups, inputs["where"] = restricted(source, groups, where, deep=predictor.header.ndim == 3)
         subjects = list(groups.values())
         share["skipped"] = share_skipped(subjects)
+    predictor.choose_tile(subjects)
     if dry_run:
         return {**predictor.dry_run(subjects), **share, **notes}
     settings = {
         **asdict(config),
-        "step": predictor.step,
-        "device": predictor.device.type,
+        **predictor.chosen,
         "outputs": ["mask", *(output.kind for output in maps.values())],
         "where": where and ("labels" if inputs["where"] else where),
     }
