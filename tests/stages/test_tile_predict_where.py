@@ -1,4 +1,4 @@
-"""Prediction where it is worth it: blocks outside of a region are 0 and cost nothing, all else is as ever."""
+"""Prediction where it is worth it, and at several scales: blocks outside of a region are 0, all else is as ever."""
 
 import itertools
 import math
@@ -215,3 +215,53 @@ def mean_of(counts, start, stop=None):
     """Return the mean bin of a part of a histogram."""
     part = counts[start:stop]
     return sum((start + k) * n for k, n in enumerate(part)) / max(1, sum(part))
+
+
+# ------------------------------------------------------------------------------------------- several levels
+
+
+@pytest.mark.parametrize("upsample", ["bilinear", "nearest"])
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("same", (70, 51)), ("valid", (45, 90)), ("volumes", (5, 20, 26))], ids=str
+)
+def test_scales_are_the_mean_of_levels_for_any_tiling(tmp_path, models, monkeypatch, kind, shape, upsample):
+    monkeypatch.setattr("unetcli.image.pyramid.SMALLEST", 4)
+    data = prepared(tmp_path, cells(shape, 0)[0], axes="zyx"[-len(shape) :])
+    each = [predict(data, tmp_path / f"{k}", models[kind], level=k, upsample=upsample) for k in (0, 1, 2)]
+    expected = np.mean([found["probabilities"] for found in each], axis=0)
+    for shard, tile in ((4096, None), (32, 2)):
+        found = predict(
+            data, tmp_path / f"m{shard}", models[kind], shard=shard, tile=tile, scales="0, 2,1", upsample=upsample
+        )
+        np.testing.assert_allclose(found["probabilities"], expected, atol=1e-5)
+        np.testing.assert_array_equal(found["mask"][:, 0], found["probabilities"].argmax(1))
+
+
+def test_scales_go_together_with_views_and_regions(tmp_path, models, small_blocks, monkeypatch):
+    monkeypatch.setattr("unetcli.image.pyramid.SMALLEST", 4)
+    data, mask = prepared(tmp_path, cells((60, 50), 0)[0]), np.zeros((60, 50), np.uint8)
+    mask[30, 20] = 1
+    where = str(store_of(tmp_path / "roi", mask))
+    config = {"tta": "flips", "uncertainty_kind": "variance", "beside": ("probabilities", "uncertainty")}
+    each = [predict(data, tmp_path / f"{k}", models["same"], level=k, **config) for k in (1, 2)]
+    found = predict(data, tmp_path / "m", models["same"], scales="1,2", shard=32, options={"where": where}, **config)
+    computed = blocks_with(mask[None] != 0, small_blocks[2])
+    for name in config["beside"]:
+        expected = np.mean([one[name] for one in each], axis=0)
+        np.testing.assert_allclose(found[name], np.where(computed, expected, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"scales": "a"},
+        {"scales": "0,0"},
+        {"scales": ""},
+        {"scales": "0,1", "level": 1},
+        {"scales": "0", "upsample": "none"},
+    ],
+    ids=str,
+)
+def test_scales_that_can_not_be(config):
+    with pytest.raises(ConfigError, match="--scales"):
+        PredictConfig(**config)

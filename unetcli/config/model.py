@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from unetcli.config.settings import Config, extents_of, mistake_of_extents, setting
@@ -48,11 +49,16 @@ class PredictConfig(Config):
         "bilinear", "How the result of a level is brought to full size; none leaves it at the level's.",
         choices=("bilinear", "nearest", "none"),
     )  # fmt: skip
+    scales: str | None = setting(
+        None, "Levels whose probabilities are averaged at full size: 0,1,2. [default: the one of --level]"
+    )
     ngff: str = setting("0.5", "Version of OME-Zarr of new stores.", choices=("0.4", "0.5"))
 
     def __post_init__(self) -> None:
         if self.tile_size is not None:
             object.__setattr__(self, "tile_size", str(self.tile_size).replace(" ", ""))
+        if self.scales is not None:
+            object.__setattr__(self, "scales", str(self.scales).replace(" ", ""))
         super().__post_init__()
 
     def tile_shape(self, ndim: int) -> tuple[int, ...]:
@@ -65,9 +71,22 @@ class PredictConfig(Config):
         """
         return extents_of("--tile-size", str(self.tile_size), ndim)
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The levels that the network sees."""
+        return (self.level,) if self.scales is None else tuple(map(int, self.scales.split(",")))
+
     def mistakes(self) -> list[str]:
-        """Check what `tile_size` holds, and what goes together."""
+        """Check what `tile_size` and `scales` hold, and what goes together."""
         found = mistake_of_extents("--tile-size", self.tile_size)
+        if self.scales is not None:
+            is_list = re.fullmatch(r"\d{1,2}(,\d{1,2})*", self.scales)
+            if not is_list or len(set(self.levels)) < len(self.levels):
+                found.append(f"--scales {self.scales}: expected different levels, such as 0,1,2")
+            if self.level or self.upsample == "none":
+                found.append(
+                    "--scales with --level or --upsample none: expected --scales alone, which names all levels"
+                )
         if self.precision == "bfloat16" and self.engine in ("onnxruntime", "openvino"):
             found.append(f"--precision bfloat16: --engine {self.engine} computes in float32")
         return found

@@ -7,7 +7,7 @@ says where its first pixel lies: pyramids are means of blocks, and few writers s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from unetcli.errors import InputError
 from unetcli.image.axes import MICROMETERS, Axes
 from unetcli.image.region import Region
 from unetcli.image.resample import SPACE, Factors, Resampling, snapped
+from unetcli.image.source import View, read_mirrored
 from unetcli.image.store import Image, Level
 from unetcli.image.tiling import Box, Shape, Tile
 
@@ -42,6 +43,8 @@ class Subject:
         How what is written is made of what the network returns.
     region
         What of it is computed, if not all.
+    others
+        Further levels of the same image, whose results are averaged with this one's.
     """
 
     name: str
@@ -51,6 +54,13 @@ class Subject:
     first: Mapping[str, float]
     way: Resampling
     region: Region | None = None
+    others: tuple[Subject, ...] = ()
+
+    @classmethod
+    def of_scales(cls, image: Image, numbers: Sequence[int], upsample: str) -> Subject:
+        """Take one or several levels of an image; see `of`."""
+        first, *others = (cls.of(image, number, upsample) for number in numbers)
+        return replace(first, others=tuple(others))
 
     @classmethod
     def of(cls, image: Image, number: int, upsample: str) -> Subject:
@@ -92,12 +102,15 @@ class LevelTile(Tile):
         What is computed of the core.
     region
         What is computed of the image, if not all.
+    others
+        The same core at further levels, and these levels.
     """
 
     inner: Box
     way: Resampling
     part: Box | None
     region: Region | None = None
+    others: tuple[tuple[Level, LevelTile], ...] = ()
 
     @property
     def is_full_size(self) -> bool:
@@ -118,6 +131,17 @@ class LevelTile(Tile):
         result[self.part.replace(1, 0, block.shape[1]).relative_to(core.start).slices] = block
         self.region.clear(result, core)
         return result
+
+
+@dataclass(frozen=True)
+class Elsewhere(View):
+    """A source that is read at a box of its own, whatever box the tile has: that of the tile at another level."""
+
+    box: Box
+
+    def read(self, box: Box) -> NDArray[Any]:  # noqa: ARG002 - as sources have it
+        """Return what lies at its own box, mirrored at the edges of the image."""
+        return read_mirrored(self.source, self.box)
 
 
 def level_factors(full: Level, level: Level) -> Factors:

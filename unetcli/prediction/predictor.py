@@ -20,12 +20,12 @@ from unetcli.config import PredictConfig
 from unetcli.errors import ConfigError, GeometryError, InputError
 from unetcli.image.axes import Channel, known_names
 from unetcli.image.ledger import JointLedger
-from unetcli.image.levels import LevelTile, Subject, size_note
+from unetcli.image.levels import Elsewhere, LevelTile, Subject, size_note
 from unetcli.image.new_store import Layout
 from unetcli.image.source import Source, read_mirrored
 from unetcli.image.store import Level, Store
 from unetcli.image.streaming import Progress, Work, available_cpus, silent, stream_tiles
-from unetcli.image.tiling import Box, TileGrid
+from unetcli.image.tiling import Box, Tile, TileGrid
 from unetcli.models.checkpoint import ModelHeader, load_model
 from unetcli.models.device import choose_devices, has_fast_bfloat16
 from unetcli.models.geometry import Geometry
@@ -205,25 +205,30 @@ class Predictor:
         t, _, *zyx = subject.shape
         classes = len(self.header.classes)
         shard = Layout.of((t, 1, *zyx), deep=self.header.ndim == 3).shard
-        strides = [axis.stride for axis in self.geometry.axes]
         for tile in TileGrid((t, classes, *zyx), (1, classes, *shard[2:])):
             part = subject.region.part(tile.core) if subject.region else tile.core
-            inner = subject.inner(part, strides) if part else NOTHING
-            read = self.read_box(inner, subject.level.shape[1]) if part else NOTHING
-            yield LevelTile(tile.index, tile.core, read, inner, subject.way, part, subject.region)
+            others = tuple((other.level, self._at_level(tile, part, other)) for other in subject.others if part)
+            yield replace(self._at_level(tile, part, subject), others=others)
+
+    def _at_level(self, tile: Tile, part: Box | None, subject: Subject) -> LevelTile:
+        """Return what a tile of the output needs of a level."""
+        inner = subject.inner(part, [axis.stride for axis in self.geometry.axes]) if part else NOTHING
+        read = self.read_box(inner, subject.level.shape[1]) if part else NOTHING
+        return LevelTile(tile.index, tile.core, read, inner, subject.way, part, subject.region)
 
     def count_tiles(self, subjects: list[Subject]) -> int:
         """Return the number of passes through the network, of one view."""
         total = 0
-        for shape in (tile.inner.shape for subject in subjects for tile in self.tiles(subject) if tile.part):
-            apart = math.prod(shape[: self.first]) // shape[1]
-            along = zip(shape[self.first :], self.step, strict=True)
-            total += apart * math.prod(math.ceil(n / step) for n, step in along)
+        for tile in (tile for subject in subjects for tile in self.tiles(subject) if tile.part):
+            for shape in (at_level.inner.shape for at_level in _at_all_levels(tile)):
+                apart = math.prod(shape[: self.first]) // shape[1]
+                along = zip(shape[self.first :], self.step, strict=True)
+                total += apart * math.prod(math.ceil(n / step) for n, step in along)
         return total
 
     def notes(self, source: Store) -> dict[str, Any]:
         """Say where the promise of no seams can not hold, and where objects look larger or smaller than in training."""
-        sizes = [size_note(image, self.config.level, self.header.pixel_size) for image in source.images]
+        sizes = [size_note(image, self.config.levels[0], self.header.pixel_size) for image in source.images]
         notes = [note for note in dict.fromkeys([self.seam_note(), *sizes]) if note]
         return {"notes": notes} if notes else {}
 
@@ -248,37 +253,46 @@ class Predictor:
         for engine in self.engines:
             free.put(engine)
 
-        def predict(tile: LevelTile, block: Block) -> Callable[[], tuple[Block, ...]]:
+        def predict(tile: LevelTile, *blocks: Block) -> Callable[[], tuple[Block, ...]]:
             engine = free.get()
             try:
-                return self._begin(engine, tile, block, outputs)
+                return self._begin(engine, tile, blocks, outputs)
             finally:
                 free.put(engine)
 
-        n = len(self.engines)
+        n, works = len(self.engines), [_with_all_levels(work) for work in works]
         writers = LOOK_AHEAD * n if self.device.type == "cuda" else n
         stream_tiles(predict, works, ledger, read=_read, workers=workers, devices=n, writers=writers, progress=progress)
 
     def _begin(
-        self, engine: Engine, tile: LevelTile, block: Block, outputs: Sequence[Output]
+        self, engine: Engine, tile: LevelTile, blocks: Sequence[Block], outputs: Sequence[Output]
     ) -> Callable[[], tuple[Block, ...]]:
         """Begin to predict a tile; what this returns waits for what is written of it."""
         if not tile.part:
             return lambda: tuple(output.nothing(tile.core) for output in outputs)
         n, core = len(self.header.classes), self._spans(tile.inner)
-        if tile.is_full_size:
+        if tile.is_full_size and not tile.others:
             t, _, *zyx = tile.part.relative_to(tile.inner.start).slices
 
             def encode(pixels: Tensor) -> list[Tensor]:
                 found = engine.probabilities(pixels, core)[(t, slice(None), *zyx)]
                 return [output.encoded(found, n) for output in outputs]
 
-            wait = engine.submit(block, encode)
+            wait = engine.submit(blocks[0], encode)
             return lambda: tuple(tile.in_core(written) for written in wait())
-        wait = engine.submit(block, lambda pixels: [engine.probabilities(pixels, core)])
+
+        def begin(at_level: LevelTile, block: Block) -> Callable[[], Block]:
+            spans = self._spans(at_level.inner)
+            wait = engine.submit(block, lambda pixels: [engine.probabilities(pixels, spans)])
+            return lambda: at_level.bring_back(wait()[0])
+
+        waiting = [begin(at_level, block) for at_level, block in zip(_at_all_levels(tile), blocks, strict=True)]
 
         def bring_back() -> tuple[Block, ...]:
-            found = torch.from_numpy(tile.bring_back(wait()[0]))
+            total = waiting[0]()
+            for wait in waiting[1:]:
+                total = total + wait()
+            found = torch.from_numpy(total / np.float32(len(waiting)))
             return tuple(tile.in_core(output.encoded(found, n).numpy()) for output in outputs)
 
         return bring_back
@@ -336,7 +350,19 @@ class Predictor:
 
 
 def _read(source: Source, box: Box) -> Block:
+    if isinstance(source, Elsewhere):
+        return source.read(box)
     return np.empty(box.shape) if box == NOTHING else read_mirrored(source, box)
+
+
+def _at_all_levels(tile: LevelTile) -> list[LevelTile]:
+    return [tile, *(other for _, other in tile.others)]
+
+
+def _with_all_levels(work: Work) -> Work:
+    """Let a work read the further levels, too."""
+    others = work.tile.others if isinstance(work.tile, LevelTile) else ()
+    return replace(work, sources=(*work.sources, *(Elsewhere(level, other.read) for level, other in others)))
 
 
 def _as_begun(name: str, begun: str | None) -> str:

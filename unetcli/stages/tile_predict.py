@@ -85,7 +85,7 @@ def run(
     first = out or source.images[0].path / "labels" / str(as_label)
     predictor = Predictor.load(model, config, device, {} if overwrite else begun_settings(first))
     predictor.check(source)
-    subjects = [Subject.of(i, config.level, config.upsample) for i in source.images]
+    subjects = [Subject.of_scales(i, config.levels, config.upsample) for i in source.images]
     notes = predictor.notes(source)
     groups = dict(zip(collection_groups(s.name for s in subjects), subjects, strict=True))
     maps = _maps(predictor, config, probabilities, uncertainty)
