@@ -22,7 +22,7 @@ LAYERS = [
     {"sampling"},
     {"objects"},
     {"image", "kernels", "models", "metrics", "report", "export", "config", "progress", "launch"},
-    {"errors", "atomic", "architectures"},
+    {"errors", "atomic", "architectures", "node"},
     {"__init__"},
 ]
 """From top to bottom; those on a line do not import one another."""
@@ -38,6 +38,7 @@ HOMES = {
     "torch": ("models/", "training/", "export/", "prediction/", "stages/train.py", "stages/export.py"),
     "onnx": ("export/onnx.py",),
     "onnxruntime": ("models/onnx.py",),
+    "openvino": ("models/openvino.py",),
     "bioimageio": ("export/bioimageio.py",),
     "safetensors": ("models/",),
     "lightning_fabric": ("training/",),

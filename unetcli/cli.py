@@ -6,7 +6,6 @@ import inspect
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from unetcli.config import (
 from unetcli.errors import BelowBoundError, FaultsError, Interrupted, UnetcliError, is_disk_full
 from unetcli.image.location import local_path, parse_location
 from unetcli.launch import read_launch
+from unetcli.node import node_cache
 from unetcli.options import Common, ManyLabels, common_options, setting_options
 from unetcli.presets import PRESETS, with_preset
 from unetcli.printing import fail, print_architectures, print_presets, print_result, start_logging
@@ -276,7 +276,21 @@ def tile_predict(
         Path | None,
         Option("--probabilities", help="Also write the probability of each class, to a store or p.ome.tif.", **STORE),
     ] = None,
-    device: Device = "auto",
+    uncertainty: Annotated[
+        Path | None,
+        Option("--uncertainty", help="Also write how uncertain each pixel is, to a store or u.ome.tif.", **STORE),
+    ] = None,
+    where: Annotated[
+        str | None,
+        Option(
+            "--where",
+            help="Predict there alone: tissue, labels of the image by name, or a store of masks of the same field.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        str, Option("--device", help="auto, cpu, cuda, cuda:N, several (cuda:0,cuda:1) or cuda:all.")
+    ] = "auto",
     *,
     verify_seams: Annotated[
         bool, Option("--verify-seams", help="Compare tiles with the whole on a sample first.")
@@ -299,6 +313,8 @@ def tile_predict(
             model=model,
             as_label=as_label,
             probabilities=probabilities,
+            uncertainty=uncertainty,
+            where=where,
             verify_seams=verify_seams,
             device=device,
             **_passed(common),
@@ -418,8 +434,7 @@ def _progress(name: str, common: Common) -> Progress:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     # Compiled kernels are cached outside of the home, which is shared and slow, or read-only, on clusters.
-    cache = Path(tempfile.gettempdir()) / f"unetcli-{os.getuid()}-{__version__}"
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache))
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(node_cache()))
     debug = "--debug" in (sys.argv if arguments is None else arguments)
     try:
         app(arguments)

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from unetcli.errors import DeviceError
-from unetcli.models.device import choose_device, choose_layout, choose_precision, has_fast_bfloat16, pays_to_compile
+from unetcli.models.device import (
+    choose_device,
+    choose_devices,
+    choose_layout,
+    choose_precision,
+    has_fast_bfloat16,
+    pays_to_compile,
+)
 
 
 @pytest.fixture
@@ -111,3 +118,42 @@ def test_networks_are_compiled_where_it_pays_and_can_be_done(monkeypatch, device
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if triton else None)
     monkeypatch.setattr("shutil.which", lambda name: name if compiler else None)
     assert pays_to_compile(torch.device(device)) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "n_cuda", "expected"),
+    [
+        ("cpu", 0, ["cpu"]),
+        ("cpu,cpu", 0, ["cpu", "cpu"]),
+        ("cuda:0,cuda:1", 2, ["cuda:0", "cuda:1"]),
+        ("cuda:1, cuda:0", 2, ["cuda:1", "cuda:0"]),
+        ("cuda:all", 3, ["cuda:0", "cuda:1", "cuda:2"]),
+    ],
+    ids=str,
+)
+def test_several_devices(monkeypatch, names, n_cuda, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_cuda)
+    assert choose_devices(names) == tuple(map(torch.device, expected))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("cuda:all", "there are 0"),
+        ("cpu,cuda:0", "0 CUDA devices"),
+        ("cpu,", "is not a device"),
+        ("all", "is not a device"),
+    ],
+)
+def test_several_devices_of_which_one_can_not_be(names, message):
+    with pytest.raises(DeviceError, match=message):
+        choose_devices(names)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [("cpu,cuda:0", "of different kinds"), ("cuda:0,cuda:0", "names one twice")]
+)
+def test_devices_that_do_not_go_together(monkeypatch, names, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(DeviceError, match=message):
+        choose_devices(names)

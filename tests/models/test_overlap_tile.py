@@ -5,7 +5,7 @@ import torch
 
 from unetcli.models import build_model
 from unetcli.models.geometry import geometry_of
-from unetcli.models.overlap_tile import VIEWS, aligned, context, predict_core, predict_views, read_extent
+from unetcli.models.overlap_tile import aligned, predict_core, read_extent
 
 PARAMETERS = {"ndim": 2, "channels": 2, "classes": 3, "skip": "concat", "dropout": 0.5}
 
@@ -76,22 +76,15 @@ def test_any_step_equals_the_whole(padding, depth, core, steps):
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize("views", VIEWS.values(), ids=VIEWS)
-def test_volumes_equal_the_whole_too(padding, views):
+def test_volumes_equal_the_whole_too(padding):
     network, geometry = make(padding, 1, ndim=3)
-    core, steps = (5, 10, 13), ((2, 4, 4), (4, 6, 6), (8, 16, 16))
+    core = (5, 10, 13)
     image, first = large_image(geometry, core)
     expected = whole_pass(network, geometry, image, first, core)
-    for step in steps:
+    for step in ((2, 4, 4), (4, 6, 6), (8, 16, 16)):
         with torch.inference_mode():
             block = cut(image, before(first, geometry), read_extent(geometry, core, step))
             torch.testing.assert_close(predict_core(network, geometry, block, core, step), expected, atol=1e-5, rtol=0)
-            seen = predict_views(network, geometry, with_context(geometry, image, first, core, step), core, step, views)
-        if views == VIEWS["none"]:
-            torch.testing.assert_close(seen, expected, atol=1e-5, rtol=0)
-        if step == steps[0]:
-            of_small_steps = seen
-        torch.testing.assert_close(seen, of_small_steps, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("norm", "skip"), [("none", "concat"), ("none", "add"), ("batch", "add")])
@@ -143,68 +136,3 @@ def test_results_are_probabilities():
     assert found.dtype == torch.float32
     assert (found >= 0).all()
     torch.testing.assert_close(found.sum(0), torch.ones(10, 10))
-
-
-# ------------------------------------------------------------------------------------------- views
-
-
-def with_context(geometry, image, at, core, step):
-    """Cut a core, rounded up to the stride, with its context out of an image; `at` counts from the middle part."""
-    around = context(geometry, core, step)
-    whole = [aligned(axis, n) for axis, n in zip(geometry.axes, core, strict=True)]
-    extent = [n + 2 * a for n, a in zip(whole, around, strict=True)]
-    return cut(image, [a - n for a, n in zip(at, around, strict=True)], extent)
-
-
-@pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize("views", VIEWS.values(), ids=VIEWS)
-def test_views_of_any_step_and_tiling_are_the_same(padding, views):
-    network, geometry = make(padding, 2)
-    image, at, core = torch.randn(2, 200, 200), 80, (20, 31)
-    with torch.inference_mode():
-        block = with_context(geometry, image, (at, at), core, (64, 64))
-        expected = predict_views(network, geometry, block, core, (64, 64), views)
-        block = with_context(geometry, image, (at, at), core, (8, 8))
-        found = predict_views(network, geometry, block, core, (8, 8), views)
-        part = with_context(geometry, image, (at + 8, at + 16), (12, 15), (8, 8))
-        inner = predict_views(network, geometry, part, (12, 15), (8, 8), views)
-    assert expected.shape == (3, *core)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(inner, expected[:, 8:, 16:], atol=1e-5, rtol=0)
-
-
-def test_one_view_is_the_image_as_it_is():
-    network, geometry = make("same", 2)
-    image, core = torch.randn(2, 200, 200), (20, 31)
-    block = with_context(geometry, image, (80, 80), core, (8, 8))
-    plain = cut(image, before((80, 80), geometry), image.shape[1:])
-    with torch.inference_mode():
-        found = predict_views(network, geometry, block, core, (8, 8), VIEWS["none"])
-        torch.testing.assert_close(found, predict_core(network, geometry, plain, core, (8, 8)), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("turns", range(4))
-@pytest.mark.parametrize("flipped", [False, True])
-def test_all_views_turn_with_the_image(turns, flipped):
-    network, geometry = make("same", 2)
-    block = with_context(geometry, torch.randn(2, 200, 200), (80, 80), (20, 24), (12, 12))
-
-    def turn(picture):
-        turned = torch.rot90(picture, turns, (-2, -1))
-        return turned.flip(-1) if flipped else turned
-
-    core = (20, 24) if turns % 2 == 0 else (24, 20)
-    with torch.inference_mode():
-        expected = turn(predict_views(network, geometry, block, (20, 24), (12, 12), VIEWS["d4"]))
-        found = predict_views(network, geometry, turn(block), core, (12, 12), VIEWS["d4"])
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-
-
-def test_views_are_all_different():
-    picture = torch.arange(6.0).reshape(2, 3)
-    for views, n in ((VIEWS["none"], 1), (VIEWS["flips"], 4), (VIEWS["d4"], 8)):
-        seen = {
-            str((torch.rot90(picture, t, (0, 1)).flip(-1) if f else torch.rot90(picture, t, (0, 1))).tolist())
-            for t, f in views
-        }
-        assert len(seen) == len(views) == n

@@ -9,9 +9,10 @@ from tests.conftest import TINY
 from unetcli.config import TrainConfig
 from unetcli.models import build_model
 from unetcli.models.checkpoint import read_header
+from unetcli.models.memory import available_memory, peak_memory
 from unetcli.stages import train
 from unetcli.training import estimate
-from unetcli.training.estimate import available_memory, count_memory, peak_memory
+from unetcli.training.estimate import count_memory
 
 CONFIG = TrainConfig(**TINY)
 

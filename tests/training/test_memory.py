@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from unetcli.training.memory import is_out_of_memory, largest_that_fits
+from unetcli.models.memory import is_out_of_memory
+from unetcli.training.memory import largest_that_fits
 
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
 

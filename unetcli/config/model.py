@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from unetcli.config.settings import Config, extents_of, mistake_of_extents, setting
@@ -12,28 +13,52 @@ class PredictConfig(Config):
     """Settings of `tile-predict`."""
 
     tile_size: str | int | None = setting(
-        None, "Extent of a tile as the network reads it, pixels: 572, or 32,128,128 for z,y,x. [default: a core of "
-        "512, on CUDA 1024; of volumes 64, on CUDA 96]",
+        None, "Extent of a tile as the network reads it, pixels: 572, or 32,128,128 for z,y,x. [default: what fits "
+        "into memory and is fastest, found by trying]",
     )  # fmt: skip
+    precision: str = setting(
+        "auto",
+        "Of convolutions. float32: tilings agree to 1e-5; bfloat16 to about 0.02, several times as fast on CUDA. auto: "
+        "bfloat16 on CUDA devices made for it, float32 on CPUs.",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    engine: str = setting(
+        "auto",
+        "What runs the network: torch, compiled by it, or on CPUs another library, equal to 1e-5. auto: torch.",
+        choices=("auto", "torch", "compiled", "onnxruntime", "openvino"),
+    )
     probability_dtype: str = setting(
         "float32",
-        "Type of --probabilities; uint8 holds 255 times the probability.",
+        "Type of --probabilities and --uncertainty; uint8 holds 255 times the value.",
         choices=("float32", "float16", "uint8"),
     )
+    classes: str | None = setting(
+        None, "Classes whose probability is written, by name or number: cell,2. [default: all]"
+    )
+    uncertainty_kind: str = setting(
+        "entropy", "What --uncertainty is: entropy of the classes, or their variance over the views of --tta.",
+        choices=("entropy", "variance"),
+    )  # fmt: skip
     tta: str = setting(
         "none",
-        "Average over mirrored (flips: 4) or also turned (d4: 8) views of the image.",
-        choices=("none", "flips", "d4"),
+        "Average over mirrored (flips: 4), also turned (d4: 8), or rotated views (rotations: 7, as in the paper).",
+        choices=("none", "flips", "d4", "rotations"),
     )
     level: int = setting(0, "Level of the image's pyramid that the network sees; 0 is full size.", minimum=0)
     upsample: str = setting(
         "bilinear", "How the result of a level is brought to full size; none leaves it at the level's.",
         choices=("bilinear", "nearest", "none"),
     )  # fmt: skip
+    scales: str | None = setting(
+        None, "Levels whose probabilities are averaged at full size: 0,1,2. [default: the one of --level]"
+    )
+    ngff: str = setting("0.5", "Version of OME-Zarr of new stores.", choices=("0.4", "0.5"))
 
     def __post_init__(self) -> None:
         if self.tile_size is not None:
             object.__setattr__(self, "tile_size", str(self.tile_size).replace(" ", ""))
+        if self.scales is not None:
+            object.__setattr__(self, "scales", str(self.scales).replace(" ", ""))
         super().__post_init__()
 
     def tile_shape(self, ndim: int) -> tuple[int, ...]:
@@ -46,9 +71,25 @@ class PredictConfig(Config):
         """
         return extents_of("--tile-size", str(self.tile_size), ndim)
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The levels that the network sees."""
+        return (self.level,) if self.scales is None else tuple(map(int, self.scales.split(",")))
+
     def mistakes(self) -> list[str]:
-        """Check what `tile_size` holds."""
-        return mistake_of_extents("--tile-size", self.tile_size)
+        """Check what `tile_size` and `scales` hold, and what goes together."""
+        found = mistake_of_extents("--tile-size", self.tile_size)
+        if self.scales is not None:
+            is_list = re.fullmatch(r"\d{1,2}(,\d{1,2})*", self.scales)
+            if not is_list or len(set(self.levels)) < len(self.levels):
+                found.append(f"--scales {self.scales}: expected different levels, such as 0,1,2")
+            if self.level or self.upsample == "none":
+                found.append(
+                    "--scales with --level or --upsample none: expected --scales alone, which names all levels"
+                )
+        if self.precision == "bfloat16" and self.engine in ("onnxruntime", "openvino"):
+            found.append(f"--precision bfloat16: --engine {self.engine} computes in float32")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ says where its first pixel lies: pyramids are means of blocks, and few writers s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from unetcli.errors import InputError
 from unetcli.image.axes import MICROMETERS, Axes
+from unetcli.image.region import Region
 from unetcli.image.resample import SPACE, Factors, Resampling, snapped
+from unetcli.image.source import View, read_mirrored
 from unetcli.image.store import Image, Level
 from unetcli.image.tiling import Box, Shape, Tile
 
@@ -39,6 +41,10 @@ class Subject:
         Where the centre of the first pixel that is written lies, from that of the image, by axis.
     way
         How what is written is made of what the network returns.
+    region
+        What of it is computed, if not all.
+    others
+        Further levels of the same image, whose results are averaged with this one's.
     """
 
     name: str
@@ -47,6 +53,14 @@ class Subject:
     axes: Axes
     first: Mapping[str, float]
     way: Resampling
+    region: Region | None = None
+    others: tuple[Subject, ...] = ()
+
+    @classmethod
+    def of_scales(cls, image: Image, numbers: Sequence[int], upsample: str) -> Subject:
+        """Take one or several levels of an image; see `of`."""
+        first, *others = (cls.of(image, number, upsample) for number in numbers)
+        return replace(first, others=tuple(others))
 
     @classmethod
     def of(cls, image: Image, number: int, upsample: str) -> Subject:
@@ -81,17 +95,53 @@ class LevelTile(Tile):
     core
         What is written, in pixels of what is written.
     read, inner
-        What is read, and what is computed of it, in pixels of the level.
+        What is read, and what is computed of it, in pixels of the level; nothing, where `part` is None.
     way
-        From `inner` to `core`.
+        From `inner` to `part`.
+    part
+        What is computed of the core.
+    region
+        What is computed of the image, if not all.
+    others
+        The same core at further levels, and these levels.
     """
 
     inner: Box
     way: Resampling
+    part: Box | None
+    region: Region | None = None
+    others: tuple[tuple[Level, LevelTile], ...] = ()
+
+    @property
+    def is_full_size(self) -> bool:
+        """Whether what is computed is written as it is."""
+        return all(factor == 1 for factor in self.way.factors)
 
     def bring_back(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the core, from values of `inner` (t, c, z, y, x)."""
-        return self.way(block, self.inner, self.core, np.float32)
+        """Return the part, from values of `inner` (t, c, z, y, x)."""
+        assert self.part is not None
+        return self.way(block, self.inner, self.part, np.float32)
+
+    def in_core(self, block: NDArray[Any]) -> NDArray[Any]:
+        """Return the core, which is 0 where nothing is computed, from the part of it (t, c, z, y, x)."""
+        if self.region is None or self.part is None:
+            return block
+        core = self.core.replace(1, 0, block.shape[1])
+        result = np.zeros(core.shape, block.dtype)
+        result[self.part.replace(1, 0, block.shape[1]).relative_to(core.start).slices] = block
+        self.region.clear(result, core)
+        return result
+
+
+@dataclass(frozen=True)
+class Elsewhere(View):
+    """A source that is read at a box of its own, whatever box the tile has: that of the tile at another level."""
+
+    box: Box
+
+    def read(self, box: Box) -> NDArray[Any]:  # noqa: ARG002 - as sources have it
+        """Return what lies at its own box, mirrored at the edges of the image."""
+        return read_mirrored(self.source, self.box)
 
 
 def level_factors(full: Level, level: Level) -> Factors:

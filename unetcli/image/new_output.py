@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from unetcli.errors import ConfigError, InputError
-from unetcli.image.ledger import PLAN, Ledger, ledger_path
+from unetcli.image.ledger import PLAN, Ledger, ledger_path, read_plan
 from unetcli.image.location import Location, empty, local_path
 from unetcli.image.new_store import NewStore
 from unetcli.image.ngff import ImageMetadata
+from unetcli.image.nodes import read_attributes
 from unetcli.image.ome_tiff import PIXEL_TYPES, write_ome_tiff, written_attributes
 from unetcli.image.store import Level
 from unetcli.image.streaming import Progress, silent
@@ -71,6 +72,19 @@ def new_output(path: Location, *, workers: int | None = None, progress: Progress
     if is_tiff_name(path):
         return NewTiff(local_path(path), workers=workers, progress=progress, **begun)
     return NewStore(path, **begun)
+
+
+def begun_settings(path: Location) -> Mapping[str, Any]:
+    """Return the settings that an output was begun with, or made, where it is there; else none."""
+    plan = read_plan(path)
+    if plan is None and path.exists():
+        written = written_attributes(local_path(path)) if is_tiff_name(path) else _ours(path)
+        plan = written.get("fingerprint")
+    return dict((plan or {}).get("settings", {}))
+
+
+def _ours(path: Location) -> Mapping[str, Any]:
+    return dict(read_attributes(path, missing_ok=True).get("unetcli", {}))
 
 
 class NewTiff(NewStore):

@@ -23,10 +23,13 @@ from unetcli.image.source import Source, read_mirrored
 from unetcli.image.tiling import Box, Shape, Tile
 
 Block = NDArray[Any]
+Blocks = Block | tuple[Block, ...]
+"""What is written of a tile: a block for each target."""
 Reader = Callable[[Source, Box], Any]
 """Reads what a tile needs of a source: as a rule a block."""
 Progress = Callable[[int, int], None]
 """Called with the number of tiles done and their total after each; may raise to stop in time."""
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -208,42 +211,60 @@ def reduce_tiles(
 
 
 def stream_tiles(
-    function: Callable[..., Block | tuple[Block, ...]],
+    function: Callable[..., Blocks | Callable[[], Blocks]],
     works: Iterable[Work],
     ledger: Ledger | JointLedger,
     *,
     read: Reader = read_mirrored,
     workers: int | None = None,
+    devices: int = 1,
+    writers: int = 1,
     progress: Progress = silent,
 ) -> None:
-    """Do what `map_tiles` does for a function that owns the device: called in this thread, tile by tile.
+    """Do what `map_tiles` does for a function that owns a device: called in this thread, tile by tile.
 
-    Threads read the next tiles while it runs, and one writes those before.
+    Threads read the next tiles while it runs, and others write those before.
+
+    Parameters
+    ----------
+    function
+        As in `map_tiles`. It may also begin the work only, and return what waits for the blocks.
+    works, ledger, read, workers, progress
+        As in `map_tiles`.
+    devices
+        If there are several, the function is called by so many threads at once.
+    writers
+        Threads that wait for blocks and write them.
     """
     todo, total = _todo(works, ledger)
-    progress(total - len(todo), total)
+    n_done = total - len(todo)
+    progress(n_done, total)
 
-    def fetch(work: Work) -> list[Block]:
+    def fetch(work: Work) -> tuple[Work, list[Block]]:
         with _naming(work):
-            return [read(source, work.tile.read) for source in work.sources]
+            return work, [read(source, work.tile.read) for source in work.sources]
 
-    def store(work: Work, result: Block | tuple[Block, ...]) -> None:
+    def compute(fetched: tuple[Work, list[Block]]) -> tuple[Work, Blocks | Callable[[], Blocks]]:
+        with _naming(fetched[0]):
+            return fetched[0], _call(function, *fetched)
+
+    def store(work: Work, result: Blocks | Callable[[], Blocks]) -> None:
         with _naming(work):
-            _write(work, result, ledger)
+            _write(work, result() if callable(result) else result, ledger)
 
-    with ThreadPoolExecutor(1) as writer:
+    fetched = _in_order(fetch, todo, workers)
+    computed = map(compute, fetched) if devices == 1 else _in_order(compute, fetched, devices)
+    with ThreadPoolExecutor(writers) as pool:
         pending: deque[Future[None]] = deque()
-        tiles = zip(todo, _in_order(fetch, todo, workers), strict=True)
-        for done, (work, blocks) in enumerate(tiles, start=total - len(todo) + 1):
-            with _naming(work):
-                result = _call(function, work, blocks)
-            pending.append(writer.submit(store, work, result))
-            if len(pending) > 1:
+        for work, result in computed:
+            pending.append(pool.submit(store, work, result))
+            while pending and (len(pending) > writers or pending[0].done()):
                 pending.popleft().result()
-                progress(done - 1, total)
-        for future in pending:
+                n_done += 1
+                progress(n_done, total)
+        for k, future in enumerate(pending, start=n_done + 1):
             future.result()
-            progress(total, total)
+            progress(k, total)
 
 
 def _call(function: Callable[..., T], work: Work, blocks: Sequence[Block]) -> T:
@@ -266,7 +287,7 @@ def _write(work: Work, result: Block | tuple[Block, ...], ledger: Ledger | Joint
     ledger.record(work.name)
 
 
-def _in_order(function: Callable[[Work], T], works: Iterable[Work], workers: int | None) -> Iterator[T]:
+def _in_order(function: Callable[[S], T], works: Iterable[S], workers: int | None) -> Iterator[T]:
     """Run a function over tiles in threads, few at a time; yield its results in order."""
     workers = workers or available_cpus()
     waiting = iter(works)

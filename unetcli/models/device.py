@@ -57,11 +57,14 @@ def choose_layout(device: torch.device, precision: str, norm: str) -> str:
 
 def pays_to_compile(device: torch.device) -> bool:
     """Tell whether to compile a network for training: on CUDA, where Triton and the C++ compiler it needs are there."""
+    return device.type == "cuda" and has_compiler(device)
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Tell whether there is what it takes to compile a network: a C++ compiler, and on CUDA Triton."""
     compilers = (os.environ.get("CXX", "c++"), "g++", "clang++")
-    return (
-        device.type == "cuda"
-        and importlib.util.find_spec("triton") is not None
-        and any(shutil.which(compiler) for compiler in compilers)
+    return any(shutil.which(compiler) for compiler in compilers) and (
+        device.type != "cuda" or importlib.util.find_spec("triton") is not None
     )
 
 
@@ -85,3 +88,21 @@ def choose_device(name: str) -> torch.device:
             fix="--device cpu, or auto",
         )
     return device
+
+
+def choose_devices(names: str) -> tuple[torch.device, ...]:
+    """Return the devices of a list of names: ``cuda:0,cuda:1``, or ``cuda:all``; see `choose_device`.
+
+    Raises
+    ------
+    DeviceError
+        If one is not there, or they are of different kinds: their results would not be the same.
+    """
+    if names == "cuda:all":
+        names = ",".join(f"cuda:{k}" for k in range(max(1, torch.cuda.device_count())))
+    devices = tuple(choose_device(name.strip()) for name in names.split(","))
+    if len({device.type for device in devices}) > 1:
+        raise DeviceError(f"--device {names}: are of different kinds; expected CUDA devices, or the CPU alone")
+    if devices[0].type == "cuda" and len(set(devices)) < len(devices):
+        raise DeviceError(f"--device {names}: names one twice")
+    return devices

@@ -54,18 +54,14 @@ class OnnxNetwork(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits ``(n, classes, [z,] y, x)`` of gray values ``(n, channels, [z,] y, x)``.
-
-        These are the logarithms of the probabilities: their softmax is the probabilities again.
-        """
+        """Return logits ``(n, classes, [z,] y, x)`` of gray values ``(n, channels, [z,] y, x)``."""
         try:
             (found,) = self.session.run(None, {self.session.get_inputs()[0].name: image.cpu().numpy()})
         except Exception as error:  # the runtime has no kind of its own for it
             if "allocat" in str(error):
                 raise torch.OutOfMemoryError(first_line(error)) from error
             raise
-        probabilities = torch.from_numpy(found).to(image.device)
-        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+        return logarithms(torch.from_numpy(found).to(image.device))
 
     def _open(self, device: torch.device) -> Any:  # noqa: ANN401 - the runtime has no types
         runtime = _runtime()
@@ -86,6 +82,11 @@ class OnnxNetwork(nn.Module):
         if provider not in session.get_providers():  # its libraries can not be loaded: it would take the CPU unasked
             raise _no_device(device)
         return session
+
+
+def logarithms(probabilities: Tensor) -> Tensor:
+    """Return logits of probabilities: their softmax is the probabilities again."""
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 def has_cuda() -> bool:

@@ -38,9 +38,9 @@ def _read_extent(axis: AxisGeometry, core: int, step: int) -> int:
 
 
 def predict_core(
-    network: nn.Module, geometry: Geometry, block: Tensor, core: Sequence[int], step: Sequence[int]
+    network: nn.Module, geometry: Geometry, block: Tensor, core: Sequence[int], step: Sequence[int], batch: int = 1
 ) -> Tensor:
-    """Return the class probabilities of a core, computed tile by tile.
+    """Return the class probabilities of a core, computed tile by tile, or several of equal size at once.
 
     Parameters
     ----------
@@ -48,17 +48,19 @@ def predict_core(
         Takes ``(n, channels, [z,] y, x)``.
     geometry
         Of the network.
-    block : (channels, [z,] y, x) float32
+    block : ([n,] channels, [z,] y, x) float32
         The core with its context: from `halo` before it on, `read_extent` pixels along each axis. The core
-        starts on the network's stride, counted from the edge of the image.
+        starts on the network's stride, counted from the edge of the image. Of several images: each has its own.
     core
         Extent of the core along each axis.
     step
         Extent of the core of one tile along each axis; multiples of the stride.
+    batch
+        Tiles that go through the network at once, at most.
 
     Returns
     -------
-    (classes, [z,] y, x) float32
+    ([n,] classes, [z,] y, x) float32
 
     Notes
     -----
@@ -68,27 +70,17 @@ def predict_core(
         |<- halo ->|<- step ->|            |  first tile
                    |<- halo ->|<- step ->| |  second tile
     """
+    images = block if block.ndim == len(core) + 2 else block[None]
     result = torch.empty(0)
-    for spans in itertools.product(*(_steps(n, s) for n, s in zip(core, step, strict=True))):
-        read = [
-            slice(a, a + axis.read_size(aligned(axis, b - a)))
-            for axis, (a, b) in zip(geometry.axes, spans, strict=True)
-        ]
-        part = _valid_part(network(block[(None, slice(None), *read)]), geometry, [b - a for a, b in spans])
+    for places in _batches(len(images), core, step, batch):
+        tiles = [images[k : k + 1, :, *_read(geometry, spans)] for k, spans in places]
+        extent = [b - a for a, b in places[0][1]]
+        parts = _valid_part(network(tiles[0] if len(tiles) == 1 else torch.cat(tiles)), geometry, extent)
         if not result.numel():
-            result = part.new_empty((len(part), *core))
-        result[(slice(None), *(slice(a, b) for a, b in spans))] = part
-    return result
-
-
-View = tuple[int, bool]
-"""Quarter turns of y and x, then whether mirrored along x."""
-VIEWS: dict[str, tuple[View, ...]] = {
-    "none": ((0, False),),
-    "flips": ((0, False), (0, True), (2, False), (2, True)),
-    "d4": tuple((turns, flipped) for turns in range(4) for flipped in (False, True)),
-}
-"""What test-time augmentation averages over; these need no interpolation, so they keep the promise of no seams."""
+            result = parts.new_empty((len(images), parts.shape[1], *core))
+        for (k, spans), part in zip(places, parts, strict=True):
+            result[k][(slice(None), *(slice(a, b) for a, b in spans))] = part
+    return result if images is block else result[0]
 
 
 def context(geometry: Geometry, core: Sequence[int], step: Sequence[int]) -> tuple[int, ...]:
@@ -107,53 +99,35 @@ def _context(axis: AxisGeometry, core: int, step: int) -> int:
     return max(axis.halo, _read_extent(axis, core, step) - axis.halo - core)
 
 
-def predict_views(
-    network: nn.Module,
-    geometry: Geometry,
-    block: Tensor,
-    core: Sequence[int],
-    step: Sequence[int],
-    views: tuple[View, ...],
-) -> Tensor:
-    """Return the mean over turned and mirrored views of the class probabilities of a core.
+Span = tuple[int, int]
+Place = tuple[int, tuple[Span, ...]]
+"""Number of the image, and where the core of the tile begins and ends along each axis."""
 
-    Parameters
-    ----------
-    network, geometry, core, step
-        As in `predict_core`.
-    block : (channels, [z,] y, x) float32
-        The core, rounded up to the stride, with `context` pixels on each side.
-    views
-        Which ones.
 
-    Returns
-    -------
-    (classes, [z,] y, x) float32
+def _batches(n_images: int, core: Sequence[int], step: Sequence[int], batch: int) -> Iterator[list[Place]]:
+    """Yield the tiles of all images, up to `batch` with cores of one size together; in the same order each time."""
+    by_extent: dict[tuple[int, ...], list[Place]] = {}
+    for k, spans in itertools.product(
+        range(n_images), itertools.product(*(_steps(n, s) for n, s in zip(core, step, strict=True)))
+    ):
+        by_extent.setdefault(tuple(b - a for a, b in spans), []).append((k, spans))
+    for places in by_extent.values():
+        yield from (places[i : i + batch] for i in range(0, len(places), batch))
 
-    Notes
-    -----
-    A view of a rounded core starts on the stride again, counted from the other end, for every tile of an image.
-    """
-    around = context(geometry, core, step)
-    first = [slice(n - axis.halo, None) for axis, n in zip(geometry.axes, around, strict=True)]
-    *depth, y, x = (aligned(axis, n) for axis, n in zip(geometry.axes, core, strict=True))
-    total = torch.zeros(())
-    for turns, flipped in views:
-        turned = torch.rot90(block, turns, (-2, -1))
-        turned = turned.flip(-1) if flipped else turned
-        extent = (*depth, y, x) if turns % 2 == 0 else (*depth, x, y)
-        result = predict_core(network, geometry, turned[(slice(None), *first)].contiguous(), extent, step)
-        result = result.flip(-1) if flipped else result
-        total = total.to(result.device) + torch.rot90(result, -turns, (-2, -1))
-    return (total / len(views))[(slice(None), *(slice(n) for n in core))]
+
+def _read(geometry: Geometry, spans: tuple[Span, ...]) -> list[slice]:
+    """Return what a tile reads of its image, along each axis."""
+    return [
+        slice(a, a + axis.read_size(aligned(axis, b - a))) for axis, (a, b) in zip(geometry.axes, spans, strict=True)
+    ]
 
 
 def _valid_part(logits: Tensor, geometry: Geometry, core: Sequence[int]) -> Tensor:
-    """Cut the core out of the output of a tile, as probabilities."""
+    """Cut the cores out of the output of tiles, as probabilities."""
     firsts = [axis.halo - axis.margin for axis in geometry.axes]
     inside = (slice(a, a + n) for a, n in zip(firsts, core, strict=True))
-    return class_probabilities(logits[(slice(None), slice(None), *inside)])[0]
+    return class_probabilities(logits[(slice(None), slice(None), *inside)])
 
 
-def _steps(core: int, step: int) -> Iterator[tuple[int, int]]:
+def _steps(core: int, step: int) -> Iterator[Span]:
     return ((a, min(a + step, core)) for a in range(0, core, step))

@@ -4,74 +4,143 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor
 
 from unetcli.config import PredictConfig
-from unetcli.errors import DeviceError, GeometryError, InputError
+from unetcli.errors import ConfigError, GeometryError, InputError
 from unetcli.image.axes import Channel, known_names
 from unetcli.image.ledger import JointLedger
-from unetcli.image.levels import LevelTile, Subject, size_note
+from unetcli.image.levels import Elsewhere, LevelTile, Subject, size_note
 from unetcli.image.new_store import Layout
-from unetcli.image.source import read_mirrored
+from unetcli.image.source import Source, read_mirrored
 from unetcli.image.store import Level, Store
 from unetcli.image.streaming import Progress, Work, available_cpus, silent, stream_tiles
-from unetcli.image.tiling import Box, TileGrid
+from unetcli.image.tiling import Box, Tile, TileGrid
 from unetcli.models.checkpoint import ModelHeader, load_model
-from unetcli.models.device import choose_device
+from unetcli.models.device import choose_devices, has_fast_bfloat16
 from unetcli.models.geometry import Geometry
 from unetcli.models.onnx import OnnxNetwork, has_cuda
-from unetcli.models.overlap_tile import VIEWS, aligned, context, predict_views
+from unetcli.models.overlap_tile import aligned
+from unetcli.models.views import VIEWS, Spans
+from unetcli.prediction.engine import NOT_LOCAL, Engine
+from unetcli.prediction.networks import RUNTIMES, choose_engine, network_for
 from unetcli.prediction.outputs import Output
+from unetcli.prediction.tile_choice import as_step, choose_step
 
 logger = logging.getLogger(__name__)
 Block = NDArray[Any]
-DEFAULT_STEP = {2: {"cpu": 512, "cuda": 1024}, 3: {"cpu": 64, "cuda": 96}}
-"""Core of a tile by axes of the network and device: wasted context falls with its size, memory grows."""
-LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
 SEAM_SAMPLE = {2: 1024, 3: 96}
-SEAM_TOLERANCE = 1e-4
-"""Tiles of different sizes are rounded differently; seams are orders of magnitude larger."""
-NOT_LOCAL = {"instance", "group"}
-"""Normalizations that look at a whole tile: for these no tiling equals the whole image."""
+SEAM_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
+"""Tiles of different sizes are rounded differently; seams are far larger."""
+LOOK_AHEAD = 4
+"""Shards whose results are on their way from a CUDA device, or being written."""
+NOTHING = Box.whole((0,) * 5)
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A loaded network, ready to run over tiles."""
+    """A loaded network, ready to run over tiles.
 
-    network: nn.Module
+    Parameters
+    ----------
+    engines
+        The network on each device.
+    header
+        Of the model.
+    config
+        Settings.
+    engine_name
+        What runs the network.
+    is_settled
+        Whether the tile is as the settings or an earlier run want it.
+    """
+
+    engines: tuple[Engine, ...]
     header: ModelHeader
-    device: torch.device
-    step: tuple[int, ...]
     config: PredictConfig
+    engine_name: str
+    is_settled: bool
 
     @classmethod
-    def load(cls, model: Path, config: PredictConfig, device_name: str) -> Predictor:
-        """Load a model on a device and choose the tile."""
+    def load(
+        cls, model: Path, config: PredictConfig, device_names: str, begun: Mapping[str, Any] = MappingProxyType({})
+    ) -> Predictor:
+        """Load a model on devices.
+
+        Parameters
+        ----------
+        model, config
+            The model and its settings.
+        device_names
+            As `choose_devices` takes them, or ``auto``.
+        begun
+            Settings that the output was begun with: what is left to us is as it was then.
+        """
         network, header = load_model(model)
-        if device_name == "auto" and isinstance(network, OnnxNetwork) and not has_cuda():
-            device_name = "cpu"
+        if device_names == "auto" and isinstance(network, OnnxNetwork) and not has_cuda():
+            device_names = "cpu"
             logger.info("device: cpu (the onnxruntime that is installed has no other)")
-        axes, device = header.geometry.axes, choose_device(device_name)
-        step = tuple(aligned(axis, DEFAULT_STEP[header.ndim][device.type]) for axis in axes)
-        if config.tile_size is not None:
-            sizes = config.tile_shape(header.ndim)
-            header.geometry.check_shape("--tile-size", sizes, [axis.read_size(axis.stride) for axis in axes])
-            step = tuple(axis.core_size(size) for axis, size in zip(axes, sizes, strict=True))
-        if device.type == "cpu":
+        devices = choose_devices(device_names)
+        if devices[0].type == "cpu":
             torch.set_num_threads(available_cpus())
         torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa would show at the seams
         torch.backends.cudnn.deterministic = True
-        network = network.to(device=device, memory_format=LAYOUT[header.ndim])  # type: ignore[call-overload]
-        return cls(network, header, device, step, config)
+        name = choose_engine(_as_begun(config.engine, begun.get("engine")), network, devices)
+        precision = _precision(_as_begun(config.precision, begun.get("precision")), name, devices)
+        step, is_settled = _first_step(config, header, as_step(begun.get("step"), header.geometry))
+        networks = [network, *(load_model(model)[0] for _ in devices[1:])]
+        settings: dict[str, Any] = {
+            "precision": precision,
+            "views": VIEWS[config.tta],
+            "variance": config.uncertainty_kind == "variance",
+        }
+        engines = tuple(
+            Engine(*network_for(name, part, header), device, step, **settings)
+            for part, device in zip(networks, devices, strict=True)
+        )
+        return cls(engines, header, config, name, is_settled)
+
+    @property
+    def device(self) -> torch.device:
+        """The device, of several the first."""
+        return self.engines[0].device
+
+    @property
+    def step(self) -> tuple[int, ...]:
+        """Extent of the core of one tile, along each axis of the network."""
+        return self.engines[0].step
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen here, and the bytes follow from."""
+        return {
+            "step": self.step,
+            "precision": self.engines[0].precision,
+            "engine": self.engine_name,
+            "device": self.device.type,
+        }
+
+    def choose_tile(self, subjects: Iterable[Subject]) -> None:
+        """Choose the tile for images, if neither the settings nor an earlier run did."""
+        if self.is_settled:
+            return
+        shards = [next(self.tiles(replace(subject, region=None))) for subject in subjects]
+        core = tuple(map(max, zip(*(shard.inner.shape[self.first :] for shard in shards), strict=True)))
+        pixels = max(math.prod(shard.read.shape) // shard.read.shape[1] for shard in shards)
+        held = 8 * self.header.channels + 12 * len(self.header.classes)  # as float32: gray values, mean over views
+        step = choose_step(self.engines[0], core, held * pixels)
+        for engine in self.engines[1:]:
+            engine.use(step)
 
     @property
     def geometry(self) -> Geometry:
@@ -126,7 +195,9 @@ class Predictor:
             "megapixels": sum(math.prod(s) // s[1] for s in shapes) / 1e6,
             "tiles": self.count_tiles(subjects),
             "tile": f"{_text(self.read_sizes(self.step))} pixels in, core {_text(self.step)}",
-            "device": str(self.device),
+            "device": ", ".join(str(engine.device) for engine in self.engines),
+            "precision": self.engines[0].precision,
+            "engine": self.engine_name,
         }
 
     def tiles(self, subject: Subject) -> Iterator[LevelTile]:
@@ -134,24 +205,30 @@ class Predictor:
         t, _, *zyx = subject.shape
         classes = len(self.header.classes)
         shard = Layout.of((t, 1, *zyx), deep=self.header.ndim == 3).shard
-        strides = [axis.stride for axis in self.geometry.axes]
         for tile in TileGrid((t, classes, *zyx), (1, classes, *shard[2:])):
-            inner = subject.inner(tile.core, strides)
-            read = self.read_box(inner, subject.level.shape[1])
-            yield LevelTile(tile.index, tile.core, read, inner, subject.way)
+            part = subject.region.part(tile.core) if subject.region else tile.core
+            others = tuple((other.level, self._at_level(tile, part, other)) for other in subject.others if part)
+            yield replace(self._at_level(tile, part, subject), others=others)
+
+    def _at_level(self, tile: Tile, part: Box | None, subject: Subject) -> LevelTile:
+        """Return what a tile of the output needs of a level."""
+        inner = subject.inner(part, [axis.stride for axis in self.geometry.axes]) if part else NOTHING
+        read = self.read_box(inner, subject.level.shape[1]) if part else NOTHING
+        return LevelTile(tile.index, tile.core, read, inner, subject.way, part, subject.region)
 
     def count_tiles(self, subjects: list[Subject]) -> int:
         """Return the number of passes through the network, of one view."""
         total = 0
-        for shape in (tile.inner.shape for subject in subjects for tile in self.tiles(subject)):
-            apart = math.prod(shape[: self.first]) // shape[1]
-            along = zip(shape[self.first :], self.step, strict=True)
-            total += apart * math.prod(math.ceil(n / step) for n, step in along)
+        for tile in (tile for subject in subjects for tile in self.tiles(subject) if tile.part):
+            for shape in (at_level.inner.shape for at_level in _at_all_levels(tile)):
+                apart = math.prod(shape[: self.first]) // shape[1]
+                along = zip(shape[self.first :], self.step, strict=True)
+                total += apart * math.prod(math.ceil(n / step) for n, step in along)
         return total
 
     def notes(self, source: Store) -> dict[str, Any]:
         """Say where the promise of no seams can not hold, and where objects look larger or smaller than in training."""
-        sizes = [size_note(image, self.config.level, self.header.pixel_size) for image in source.images]
+        sizes = [size_note(image, self.config.levels[0], self.header.pixel_size) for image in source.images]
         notes = [note for note in dict.fromkeys([self.seam_note(), *sizes]) if note]
         return {"notes": notes} if notes else {}
 
@@ -172,45 +249,74 @@ class Predictor:
         progress: Progress = silent,
     ) -> None:
         """Predict all tiles that are not on record yet; write each output to the target at its place."""
+        free: SimpleQueue[Engine] = SimpleQueue()
+        for engine in self.engines:
+            free.put(engine)
 
-        def predict(tile: LevelTile, block: Block) -> tuple[Block, ...]:
-            result = tile.bring_back(self.predict(tile.inner, block))
-            return tuple(output.of_time_points(result) for output in outputs)
+        def predict(tile: LevelTile, *blocks: Block) -> Callable[[], tuple[Block, ...]]:
+            engine = free.get()
+            try:
+                return self._begin(engine, tile, blocks, outputs)
+            finally:
+                free.put(engine)
 
-        stream_tiles(predict, works, ledger, read=read_mirrored, workers=workers, progress=progress)
+        n, works = len(self.engines), [_with_all_levels(work) for work in works]
+        writers = LOOK_AHEAD * n if self.device.type == "cuda" else n
+        stream_tiles(predict, works, ledger, read=_read, workers=workers, devices=n, writers=writers, progress=progress)
 
-    def predict(self, core: Box, block: Block, step: Sequence[int] | None = None) -> NDArray[np.float32]:
-        """Return the probabilities (t, classes, z, y, x) of a core from the block that was read for it."""
-        t, _, *zyx = core.shape
-        result = np.empty((t, len(self.header.classes), *zyx), dtype=np.float32)
-        try:
-            for i, *planes in np.ndindex(t, *core.shape[2 : self.first]):  # planes one by one, volumes as they are
-                part = (i, slice(None), *planes)
-                result[part] = self._predict_one(block[part], core.shape[self.first :], step or self.step)
-        except torch.OutOfMemoryError as error:
-            smaller = [aligned(axis, n // 2) for axis, n in zip(self.geometry.axes, self.step, strict=True)]
-            raise DeviceError(
-                f"out of memory on {self.device} with tiles of {_text(self.read_sizes(self.step))} pixels",
-                fix=f"--tile-size {_text(self.read_sizes(smaller), ',')}",
-            ) from error
-        return result
+    def _begin(
+        self, engine: Engine, tile: LevelTile, blocks: Sequence[Block], outputs: Sequence[Output]
+    ) -> Callable[[], tuple[Block, ...]]:
+        """Begin to predict a tile; what this returns waits for what is written of it."""
+        if not tile.part:
+            return lambda: tuple(output.nothing(tile.core) for output in outputs)
+        n, core = len(self.header.classes), self._spans(tile.inner)
+        if tile.is_full_size and not tile.others:
+            t, _, *zyx = tile.part.relative_to(tile.inner.start).slices
 
-    def _predict_one(self, image: Block, core: Sequence[int], step: Sequence[int]) -> Block:
-        shape = (-1, *(1,) * self.header.ndim)
-        mean, std = (np.array(v, dtype=np.float32).reshape(shape) for v in (self.header.mean, self.header.std))
-        normal = torch.from_numpy((image.astype(np.float32) - mean) / std).to(self.device)
-        with torch.inference_mode():
-            result = predict_views(self.network, self.geometry, normal, core, step, VIEWS[self.config.tta])
-        return result.cpu().numpy()
+            def encode(pixels: Tensor) -> list[Tensor]:
+                found = engine.probabilities(pixels, core)[(t, slice(None), *zyx)]
+                return [output.encoded(found, n) for output in outputs]
+
+            wait = engine.submit(blocks[0], encode)
+            return lambda: tuple(tile.in_core(written) for written in wait())
+
+        def begin(at_level: LevelTile, block: Block) -> Callable[[], Block]:
+            spans = self._spans(at_level.inner)
+            wait = engine.submit(block, lambda pixels: [engine.probabilities(pixels, spans)])
+            return lambda: at_level.bring_back(wait()[0])
+
+        waiting = [begin(at_level, block) for at_level, block in zip(_at_all_levels(tile), blocks, strict=True)]
+
+        def bring_back() -> tuple[Block, ...]:
+            total = waiting[0]()
+            for wait in waiting[1:]:
+                total = total + wait()
+            found = torch.from_numpy(total / np.float32(len(waiting)))
+            return tuple(tile.in_core(output.encoded(found, n).numpy()) for output in outputs)
+
+        return bring_back
+
+    def predict(self, core: Box, block: Block, step: Sequence[int]) -> NDArray[np.float32]:
+        """Return the probabilities (t, classes, z, y, x) of a core from the block that was read for it.
+
+        Where the settings ask for the variance over the views, that is one channel more.
+        """
+        engine, spans = self.engines[0], self._spans(core)
+        (found,) = engine.submit(block, lambda pixels: [engine.probabilities(pixels, spans, step)])()
+        return found
 
     def read_box(self, core: Box, channels: int, step: Sequence[int] | None = None) -> Box:
         """Return what the network needs for a core."""
         read = core.replace(1, 0, channels)
-        around = context(self.geometry, core.shape[self.first :], step or self.step)
-        for i, axis, n in zip(range(self.first, 5), self.geometry.axes, around, strict=True):
-            first = core.start[i]
-            read = read.replace(i, first - n, first + aligned(axis, core.shape[i]) + n)
+        spans = VIEWS[self.config.tta].read(self.geometry, self._spans(core), step or self.step)
+        for i, span in enumerate(spans, start=self.first):
+            read = read.replace(i, *span)
         return read
+
+    def _spans(self, core: Box) -> Spans:
+        """Return the extent of a core along the axes of the network."""
+        return list(zip(core.start[self.first :], core.stop[self.first :], strict=True))
 
     def verify_seams(self, level: Level) -> float:
         """Return the greatest difference of probabilities between tiles and one large tile, on a sample.
@@ -236,11 +342,56 @@ class Predictor:
             block = read_mirrored(level, self.read_box(box, level.shape[1], step))
             results.append(self.predict(box, block, step))
         difference = float(np.abs(results[0] - results[1]).max())
-        if difference > SEAM_TOLERANCE and not self.seam_note():
+        if difference > SEAM_TOLERANCE[self.engines[0].precision] and not self.seam_note():
             raise GeometryError(
                 f"tiles differ from the whole by {difference:.2g} in probability; expected rounding only"
             )
         return difference
+
+
+def _read(source: Source, box: Box) -> Block:
+    if isinstance(source, Elsewhere):
+        return source.read(box)
+    return np.empty(box.shape) if box == NOTHING else read_mirrored(source, box)
+
+
+def _at_all_levels(tile: LevelTile) -> list[LevelTile]:
+    return [tile, *(other for _, other in tile.others)]
+
+
+def _with_all_levels(work: Work) -> Work:
+    """Let a work read the further levels, too."""
+    others = work.tile.others if isinstance(work.tile, LevelTile) else ()
+    return replace(work, sources=(*work.sources, *(Elsewhere(level, other.read) for level, other in others)))
+
+
+def _as_begun(name: str, begun: str | None) -> str:
+    return begun if name == "auto" and begun else name
+
+
+def _precision(name: str, engine: str, devices: tuple[torch.device, ...]) -> str:
+    """Return the precision; ``auto`` is bfloat16 where all devices are CUDA devices that are made for it."""
+    if engine in RUNTIMES:
+        if name == "bfloat16":
+            raise ConfigError(f"--precision bfloat16: {engine} computes in float32", fix="leave it out")
+        return "float32"
+    if name == "auto":
+        is_fast = all(device.type == "cuda" and has_fast_bfloat16(device) for device in devices)
+        name = "bfloat16" if is_fast else "float32"
+        logger.info("precision: %s", name)
+    return name
+
+
+def _first_step(
+    config: PredictConfig, header: ModelHeader, begun: tuple[int, ...] | None
+) -> tuple[tuple[int, ...], bool]:
+    """Return the step of the settings, or that an earlier run went with, and whether it stays."""
+    axes = header.geometry.axes
+    if config.tile_size is None:
+        return begun or tuple(axis.stride for axis in axes), begun is not None
+    sizes = config.tile_shape(header.ndim)
+    header.geometry.check_shape("--tile-size", sizes, [axis.read_size(axis.stride) for axis in axes])
+    return tuple(axis.core_size(size) for axis, size in zip(axes, sizes, strict=True)), True
 
 
 def _text(sizes: Sequence[int], between: str = "x") -> str:

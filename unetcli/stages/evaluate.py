@@ -218,6 +218,7 @@ def _prediction_of(item: Input, kind: str | None) -> Block:
     largest value of their type.
     """
     values = _slices(item.source)
+    _check_kind(item)
     kind = kind or item.attributes.get("prediction", {}).get("kind")
     if kind is None:
         few = values.dtype.kind in "bui" and len(np.unique(values)) <= 2
@@ -234,6 +235,20 @@ def _prediction_of(item: Input, kind: str | None) -> Block:
             fix="--prediction-kind probabilities, if each channel is a class",
         )
     return values[:, 0] != 0 if kind == "mask" else values[:, 0]
+
+
+def _check_kind(item: Input) -> None:
+    """Refuse what `tile-predict` wrote that is no prediction: of which no foreground can be told."""
+    described = item.attributes.get("prediction", {})
+    classes = described.get("classes", [])
+    channels = described.get("channels", classes)
+    of_foreground = channels == classes or (len(channels) == 1 and channels != classes[:1])
+    if described.get("kind") == "uncertainty" or not of_foreground:
+        raise InputError(
+            f"{item.source.name}: holds the {described['kind']} {', '.join(channels)}; expected a mask, or the "
+            "probabilities of all classes, or of one that is not the background",
+            fix="score the mask; or tile-predict --probabilities without --classes",
+        )
 
 
 # ------------------------------------------------------------------------------------------- scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ from unetcli.image.ledger import JointLedger
 from unetcli.image.levels import Subject
 from unetcli.image.location import Location
 from unetcli.image.new_label import NewLabel, check_labels
-from unetcli.image.new_output import check_output, new_output
+from unetcli.image.new_output import begun_settings, check_output, new_output
 from unetcli.image.new_store import NewStore, check_apart, collection_groups
-from unetcli.image.pyramid import build_pyramids, nearest_2x2
-from unetcli.image.store import Level, Store, open_store
+from unetcli.image.store import Store, open_store
 from unetcli.image.streaming import Progress, Work, silent, work_on
 from unetcli.models.checkpoint import model_file
 from unetcli.prediction import outputs
-from unetcli.prediction.outputs import Written
+from unetcli.prediction.outputs import Output, Written
 from unetcli.prediction.predictor import Predictor
+from unetcli.prediction.where import restricted, share_skipped
 
 
 def run(
@@ -32,6 +32,8 @@ def run(
     model: Path,
     as_label: str | None = None,
     probabilities: Location | None = None,
+    uncertainty: Location | None = None,
+    where: str | None = None,
     verify_seams: bool = False,
     device: str = "auto",
     overwrite: bool = False,
@@ -46,7 +48,8 @@ def run(
     image
         An OME-Zarr store.
     out
-        The new store, or of one image a TIFF file: class of each pixel (uint8). None with `as_label`.
+        The new store, or of one image a TIFF file: class of each pixel (uint8, of more than 256 classes
+        uint16). None with `as_label`.
     config
         Settings.
     model
@@ -55,10 +58,14 @@ def run(
         Attach the mask to each image in place of a new store: name of the label image.
     probabilities
         Also write the probability of each class to this store or TIFF file.
+    uncertainty
+        Also write how uncertain the class of each pixel is to this store or TIFF file.
+    where
+        Predict there alone: ``tissue``, the name of labels of the image, or a store of labels of the same field.
     verify_seams
         Compare tiles with one large tile on a sample first.
     device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N``, several (``cuda:0,cuda:1``) or ``cuda:all``.
     dry_run
         Check everything, return what would be done, write nothing.
     overwrite, workers, progress
@@ -75,26 +82,35 @@ def run(
             fix="-o mask.zarr for a new store, or --as-label prediction for labels beside the image",
         )
     source = open_store(image)
-    predictor = Predictor.load(model, config, device)
+    first = out or source.images[0].path / "labels" / str(as_label)
+    predictor = Predictor.load(model, config, device, {} if overwrite else begun_settings(first))
     predictor.check(source)
-    subjects = [Subject.of(i, config.level, config.upsample) for i in source.images]
+    subjects = [Subject.of_scales(i, config.levels, config.upsample) for i in source.images]
     notes = predictor.notes(source)
     groups = dict(zip(collection_groups(s.name for s in subjects), subjects, strict=True))
-    _check_outputs(source, out, as_label, probabilities, config)
+    maps = _maps(predictor, config, probabilities, uncertainty)
+    _check_outputs(source, out, as_label, maps, config)
+    inputs: dict[str, Any] = {"image": image, "model": model_file(model)}
+    share: dict[str, Any] = {}
+    if where is not None:
+        groups, inputs["where"] = restricted(source, groups, where, deep=predictor.header.ndim == 3)
+        subjects = list(groups.values())
+        share["skipped"] = share_skipped(subjects)
+    predictor.choose_tile(subjects)
     if dry_run:
-        return {**predictor.dry_run(subjects), **notes}
+        return {**predictor.dry_run(subjects), **share, **notes}
     settings = {
         **asdict(config),
-        "step": predictor.step,
-        "device": predictor.device.type,
-        "outputs": ["mask", *(["probabilities"] if probabilities else [])],
+        **predictor.chosen,
+        "outputs": ["mask", *(output.kind for output in maps.values())],
+        "where": where and ("labels" if inputs["where"] else where),
     }
-    inputs = {"image": image, "model": model_file(model)}
     begun: dict[str, Any] = {"settings": settings, "inputs": inputs, "overwrite": overwrite}
-    masks, others = _begin(source, groups, out or as_label or "", probabilities, begun, predictor, workers, progress)
+    masks, others = _begin(source, groups, out or as_label or "", maps, begun, predictor, workers, progress)
     done = [written.store.path for written in masks if written.store.complete]
-    if done and not all(written.store.complete for written in others):
-        raise ConfigError(f"{done[0]} is complete, but {probabilities} is not", fix="--overwrite makes both again")
+    missing = [written.store.path for written in others if not written.store.complete]
+    if done and missing:
+        raise ConfigError(f"{done[0]} is complete, but {missing[0]} is not", fix="--overwrite makes all again")
     written_to = str(out) if out else f"{image}, labels {as_label}"
     summary: dict[str, Any] = {"out": written_to, "already_done": len(done) == len(masks), "images": len(subjects)}
     if verify_seams:
@@ -104,33 +120,63 @@ def run(
             _predict(mask, [w for w in (mask, *others) if not w.store.complete], predictor, workers, progress)
     for written in (*others, *masks):  # the masks last: they stand for the run
         if not written.store.complete:
+            written.build_pyramids(deep=predictor.header.ndim == 3, workers=workers, progress=progress)
             written.finish(predictor.header.classes)
     if not summary["already_done"]:
         summary["tiles"] = predictor.count_tiles(subjects)
-    return {**summary, **notes}
+    return {**summary, **share, **notes}
 
 
 def _predict(
     mask: Written, written: Sequence[Written], predictor: Predictor, workers: int | None, progress: Progress
 ) -> None:
-    """Run over the images of a mask, and write all that is made of them; then the pyramids of the mask."""
+    """Run over the images of a mask, and write all that is made of them."""
     works: list[Work] = []
-    masks: dict[str, Level] = {}
     for group, subject in mask.subjects.items():
         targets = tuple(w.level(group, deep=predictor.header.ndim == 3) for w in written)
-        masks[group] = targets[0]
         works += work_on(group or "image", predictor.tiles(subject), [subject.level], targets)
     ledger = JointLedger([w.store.ledger for w in written])
     predictor.run_over(works, [w.output for w in written], ledger, workers=workers, progress=progress)
-    build_pyramids(mask.store, masks, nearest_2x2, workers=workers, progress=progress)
+
+
+def _maps(
+    predictor: Predictor, config: PredictConfig, probabilities: Location | None, uncertainty: Location | None
+) -> dict[Location, Output]:
+    """Return what is written beside the mask, by path."""
+    if config.classes is not None and probabilities is None:
+        raise ConfigError(
+            f"--classes {config.classes} without --probabilities: the mask always holds all classes",
+            fix="--probabilities p.zarr, or leave out --classes",
+        )
+    is_entropy = config.uncertainty_kind == "entropy"
+    if not is_entropy and (uncertainty is None or config.tta == "none"):
+        lacking = "--uncertainty" if uncertainty is None else "--tta"
+        raise ConfigError(
+            f"--uncertainty-kind {config.uncertainty_kind} without {lacking}: expected where to write it, and several "
+            "views to take it of",
+            fix="--uncertainty u.zarr --uncertainty-kind variance --tta d4",
+        )
+    classes, dtype = predictor.header.classes, config.probability_dtype
+    maps = {}
+    if probabilities is not None:
+        chosen = outputs.chosen_classes(classes, config.classes)
+        maps[probabilities] = outputs.probabilities(classes, dtype, chosen)
+    if uncertainty is not None:
+        check_apart(uncertainty, list(maps))
+        maps[uncertainty] = outputs.entropy(dtype) if is_entropy else outputs.variance(dtype)
+    return maps
 
 
 def _check_outputs(
-    source: Store, out: Location | None, as_label: str | None, probabilities: Location | None, config: PredictConfig
+    source: Store,
+    out: Location | None,
+    as_label: str | None,
+    maps: Mapping[Location, Output],
+    config: PredictConfig,
 ) -> None:
     """Refuse outputs that can not be, before anything is written."""
     if out is not None:
-        check_output(out, images=len(source.images))
+        check_output(out, images=len(source.images), ngff=config.ngff)
     if as_label is not None:
         check_labels(source.images, as_label)
         if config.level and config.upsample == "none":
@@ -138,38 +184,36 @@ def _check_outputs(
                 f"--as-label {as_label} --level {config.level} --upsample none: labels have the size of their image",
                 fix="leave out --upsample none; or -o mask.zarr in place of --as-label",
             )
-    if probabilities is not None:
-        check_output(probabilities, images=len(source.images), dtype=config.probability_dtype)
+    for path, output in maps.items():
+        check_output(path, images=len(source.images), dtype=output.dtype, ngff=config.ngff)
 
 
 def _begin(
     source: Store,
     groups: dict[str, Subject],
     out: Location | str,
-    probabilities: Location | None,
+    maps: Mapping[Location, Output],
     begun: dict[str, Any],
     predictor: Predictor,
     workers: int | None,
     progress: Progress,
 ) -> tuple[list[Written], list[Written]]:
-    """Begin the outputs: masks, and maps of probabilities, one or none.
+    """Begin the outputs: the masks, and what is written beside them.
 
     The masks are a new store, or, where `out` is the name of labels, one for each image.
     """
+    zarr_format = 2 if predictor.config.ngff == "0.4" else 3
 
     def begin(path: Location, stage: str) -> NewStore:
-        return new_output(path, stage=stage, workers=workers, progress=progress, **begun)
+        return new_output(path, stage=stage, zarr_format=zarr_format, workers=workers, progress=progress, **begun)
 
-    if probabilities is not None:
-        check_apart(probabilities, [*begun["inputs"].values(), *([] if isinstance(out, str) else [out])])
+    given = [begun["inputs"]["image"], begun["inputs"]["model"], *begun["inputs"].get("where", ())]
+    for path in maps:
+        check_apart(path, [*given, *([] if isinstance(out, str) else [out])])
+    output = outputs.mask(len(predictor.header.classes))
     if not isinstance(out, str):
-        masks = [Written(outputs.mask(), begin(out, "tile-predict"), groups)]
+        masks = [Written(output, begin(out, "tile-predict"), groups)]
     else:
         labels = [NewLabel(source.path, i, out, stage="tile-predict", **begun) for i in source.images]
-        masks = [
-            Written(outputs.mask(), label, {group: groups[group]}) for label, group in zip(labels, groups, strict=True)
-        ]
-    if probabilities is None:
-        return masks, []
-    output = outputs.probabilities(predictor.header.classes, predictor.config.probability_dtype)
-    return masks, [Written(output, begin(probabilities, "tile-predict probabilities"), groups)]
+        masks = [Written(output, label, {group: groups[group]}) for label, group in zip(labels, groups, strict=True)]
+    return masks, [Written(made, begin(path, f"tile-predict {made.kind}"), groups) for path, made in maps.items()]

@@ -19,11 +19,12 @@ from unetcli.image.streaming import Progress, available_cpus, silent
 from unetcli.launch import Launch, read_launch
 from unetcli.models.device import choose_device, choose_precision
 from unetcli.models.geometry import Geometry
+from unetcli.models.memory import available_memory, is_out_of_memory
 from unetcli.models.summary import count_parameters
 from unetcli.sampling import Plane
 from unetcli.training.batches import choose_augmentation
-from unetcli.training.estimate import available_memory, measure_step
-from unetcli.training.memory import is_out_of_memory, largest_that_fits
+from unetcli.training.estimate import measure_step
+from unetcli.training.memory import largest_that_fits
 from unetcli.training.places import Places, mirrored_note, open_planes
 from unetcli.training.processes import Processes, allotted_cpus, device_name
 from unetcli.training.record import Record

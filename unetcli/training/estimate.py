@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from unetcli.models import build_model
 from unetcli.models.checkpoint import ModelHeader
-from unetcli.training.memory import is_out_of_memory
+from unetcli.models.memory import is_out_of_memory, peak_memory
 from unetcli.training.trainer import Trainer
 
 LONG_S = 5.0
@@ -106,19 +103,3 @@ def count_memory(header: ModelHeader, patches: int, shape: Sequence[int]) -> int
     outputs = [output] if isinstance(output, Tensor) else output
     parameters = sum(p.nbytes for p in network.parameters())
     return 4 * parameters + sum(storage.nbytes() for storage in saved.values()) + sum(o.nbytes for o in outputs)
-
-
-def peak_memory() -> int:
-    """Return the most memory that this process has held, bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def available_memory(device: torch.device) -> int:
-    """Return the bytes of a device that are free; where the system does not tell, a great many."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return 2**62

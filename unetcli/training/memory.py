@@ -1,4 +1,4 @@
-"""Memory that is used up: how that is told, and which patch would fit."""
+"""Memory that is used up: which patch would fit."""
 
 from __future__ import annotations
 
@@ -7,17 +7,9 @@ from typing import TypeVar
 
 import torch
 
+from unetcli.models.memory import is_out_of_memory
+
 T = TypeVar("T")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory of the device, or of the host, is used up."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error)
-        for words in ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "out of memory")
-    )
 
 
 def largest_that_fits(candidates: Sequence[T], attempt: Callable[[T], object]) -> T | None:
