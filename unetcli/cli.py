@@ -276,6 +276,10 @@ def tile_predict(
         Path | None,
         Option("--probabilities", help="Also write the probability of each class, to a store or p.ome.tif.", **STORE),
     ] = None,
+    instances: Annotated[
+        Path | None,
+        Option("--instances", help="Also write an id for each object, to a store or i.ome.tif.", **STORE),
+    ] = None,
     device: Device = "auto",
     *,
     verify_seams: Annotated[
@@ -299,6 +303,7 @@ def tile_predict(
             model=model,
             as_label=as_label,
             probabilities=probabilities,
+            instances=instances,
             verify_seams=verify_seams,
             device=device,
             **_passed(common),

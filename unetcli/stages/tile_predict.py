@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from unetcli.image.new_store import NewStore, check_apart, collection_groups
 from unetcli.image.pyramid import build_pyramids, nearest_2x2
 from unetcli.image.store import Level, Store, open_store
 from unetcli.image.streaming import Progress, Work, silent, work_on
+from unetcli.instances.run import Results, check_instances, write_instances
 from unetcli.models.checkpoint import model_file
 from unetcli.prediction import outputs
 from unetcli.prediction.outputs import Written
@@ -32,6 +32,7 @@ def run(
     model: Path,
     as_label: str | None = None,
     probabilities: Location | None = None,
+    instances: Location | None = None,
     verify_seams: bool = False,
     device: str = "auto",
     overwrite: bool = False,
@@ -55,6 +56,8 @@ def run(
         Attach the mask to each image in place of a new store: name of the label image.
     probabilities
         Also write the probability of each class to this store or TIFF file.
+    instances
+        Also write ids of objects (uint32) to this store or TIFF file, from the mask: one that is complete is taken.
     verify_seams
         Compare tiles with one large tile on a sample first.
     device
@@ -81,10 +84,11 @@ def run(
     notes = predictor.notes(source)
     groups = dict(zip(collection_groups(s.name for s in subjects), subjects, strict=True))
     _check_outputs(source, out, as_label, probabilities, config)
+    check_instances(instances, config, probabilities=probabilities, images=len(subjects))
     if dry_run:
         return {**predictor.dry_run(subjects), **notes}
     settings = {
-        **asdict(config),
+        **config.pixel_settings(),
         "step": predictor.step,
         "device": predictor.device.type,
         "outputs": ["mask", *(["probabilities"] if probabilities else [])],
@@ -92,6 +96,9 @@ def run(
     inputs = {"image": image, "model": model_file(model)}
     begun: dict[str, Any] = {"settings": settings, "inputs": inputs, "overwrite": overwrite}
     masks, others = _begin(source, groups, out or as_label or "", probabilities, begun, predictor, workers, progress)
+    objects = (
+        None if instances is None else _begin_instances(instances, out, probabilities, begun, config, workers, progress)
+    )
     done = [written.store.path for written in masks if written.store.complete]
     if done and not all(written.store.complete for written in others):
         raise ConfigError(f"{done[0]} is complete, but {probabilities} is not", fix="--overwrite makes both again")
@@ -107,7 +114,32 @@ def run(
             written.finish(predictor.header.classes)
     if not summary["already_done"]:
         summary["tiles"] = predictor.count_tiles(subjects)
+    if objects is not None:
+        places, ndim = [w.store.path for w in masks], config.object_ndim or predictor.header.ndim
+        results = Results(groups, places, probabilities, predictor.header.classes, ndim)
+        summary |= write_instances(objects, results, config, workers=workers, progress=progress)
     return {**summary, **notes}
+
+
+def _begin_instances(
+    path: Location,
+    out: Location | None,
+    probabilities: Location | None,
+    begun: dict[str, Any],
+    config: PredictConfig,
+    workers: int | None,
+    progress: Progress,
+) -> NewStore:
+    """Begin the store of ids: they follow from what the mask follows from, and from their own settings."""
+    check_apart(path, [place for place in (out, probabilities) if place is not None])
+    settings = {**begun["settings"], **config.instance_settings()}
+    return new_output(
+        path,
+        stage="tile-predict instances",
+        workers=workers,
+        progress=progress,
+        **{**begun, "settings": settings},
+    )
 
 
 def _predict(

@@ -1,0 +1,117 @@
+"""From the class of each pixel to the ids of objects: thresholds, holes, parts of tiles, joined and numbered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unetcli.config import PredictConfig
+from unetcli.image.ledger import Ledger
+from unetcli.image.source import Source
+from unetcli.image.store import Level
+from unetcli.image.streaming import Progress, map_tiles, silent, work_on
+from unetcli.image.tiling import Tile, TileGrid
+from unetcli.instances.holes import fill_holes
+from unetcli.labelling import cut_into_parts, grid_over, rename, scratch_level, touching
+
+Block = NDArray[Any]
+FULL = 65535
+"""What a probability of 1 is as an integer: sums and comparisons of integers are the same in any order."""
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """An image as the network segmented it.
+
+    Parameters
+    ----------
+    name
+        Names the image in the ledger.
+    mask
+        Class of each pixel, 0 = background.
+    probabilities
+        Of each class, as they are stored, if they are.
+    ndim
+        2: its objects lie in planes, 3: in volumes.
+    """
+
+    name: str
+    mask: Source
+    probabilities: Source | None
+    ndim: int
+
+
+def find_objects(
+    segmented: Segmented,
+    target: Level,
+    config: PredictConfig,
+    ledger: Ledger,
+    *,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> int:
+    """Write the ids of the objects of an image; return how many there are.
+
+    Ids are 1..n in the raster order of the objects' first pixels: those that the same steps on the whole image at
+    once would give, for any tiling, number of workers and restart.
+
+    Parameters
+    ----------
+    target
+        Where the ids are written to, of the size of the mask (uint32).
+    config
+        Settings of instances.
+    ledger
+        Where finished tiles, and what lies between the mask and the ids, are kept.
+    """
+    name, ndim, full = segmented.name, segmented.ndim, config.connectivity == "full"
+    shared: dict[str, Any] = {"workers": workers, "progress": progress}
+    classes = foreground(segmented, config.threshold, ledger, **shared)
+    if config.fill_holes:
+        classes = fill_holes(name, classes, ledger, ndim, full=full, **shared)
+    parts = cut_into_parts(name, classes, ledger, ndim, full=full, **shared)
+    pairs = touching(name, parts, classes, ndim, full=full, workers=workers)
+    lookup = parts.joined(pairs, min_size=config.min_size)
+    rename(f"{name}/objects", parts, lookup, target, ledger, **shared)
+    return int(lookup.max())
+
+
+def foreground(
+    segmented: Segmented, threshold: float | None, ledger: Ledger, *, workers: int | None, progress: Progress
+) -> Source:
+    """Return the class of each pixel that belongs to objects: of the mask, or where the background is improbable.
+
+    With a threshold these are the pixels whose classes but the background have at least this probability together;
+    the most probable of them is the pixel's.
+    """
+    probabilities = segmented.probabilities
+    if threshold is None or probabilities is None:
+        return segmented.mask
+
+    def choose(_: Tile, block: Block) -> Block:
+        found = quantized(block)
+        is_object = FULL - found[:, :1] >= threshold * FULL
+        return np.where(is_object, 1 + found[:, 1:].argmax(axis=1)[:, np.newaxis], 0)
+
+    mask, ndim = segmented.mask, segmented.ndim
+    classes = scratch_level(f"{segmented.name}.classes", mask.axes, mask.shape, "uint8", ndim, ledger)
+    tiles = with_channels(grid_over(mask.shape, ndim), probabilities.shape[1])
+    works = work_on(f"{segmented.name}/classes", tiles, [probabilities], [classes])
+    map_tiles(choose, works, ledger, workers=workers, progress=progress)
+    return classes
+
+
+def with_channels(grid: TileGrid, channels: int) -> Iterator[Tile]:
+    """Yield the tiles of a grid, reading all channels."""
+    return (Tile(tile.index, tile.core, tile.read.replace(1, 0, channels)) for tile in grid)
+
+
+def quantized(probabilities: Block) -> NDArray[np.int64]:
+    """Return stored probabilities as integers, 0..65535: as uint8 they are 255 times what they are."""
+    if probabilities.dtype == np.uint8:
+        return probabilities.astype(np.int64) * (FULL // 255)
+    return np.rint(probabilities.astype(np.float32) * FULL).astype(np.int64)
