@@ -76,3 +76,51 @@ def keep_large(ids, min_size):
     for new, old in enumerate(kept, start=1):
         result[ids == old] = new
     return result
+
+
+def raster_neighbours(shape, full):
+    """Yield each pixel with its neighbours, in raster order."""
+    steps = list(np.ndindex(*(3 if n > 1 else 1 for n in shape)))
+    steps = [tuple(a - (n > 1) for a, n in zip(s, shape, strict=True)) for s in steps]
+    steps = [s for s in steps if full or sum(map(abs, s)) <= 1]
+    for p in np.ndindex(shape):
+        around = [tuple(a + b for a, b in zip(p, s, strict=True)) for s in steps]
+        yield p, [q for q in around if all(0 <= a < n for a, n in zip(q, shape, strict=True))]
+
+
+def watershed(classes, heights, depth, *, full):
+    """Climb pixel by pixel, then look at all pairs of neighbours, from the highest on; name by the first pixel."""
+    pixels = {p: around for p, around in raster_neighbours(classes.shape, full) if classes[p]}
+    alike = {p: [q for q in around if classes[q] == classes[p]] for p, around in pixels.items()}
+    peak_of = {}
+    for p in pixels:
+        top = p
+        while (higher := max(alike[top], key=lambda q: heights[q])) != top:  # the first of equally high ones
+            top = higher
+        peak_of[p] = top
+    group = {top: {top} for top in set(peak_of.values())}
+    pairs = [(p, q) for p, around in alike.items() for q in around if q > p]
+    for p, q in sorted(pairs, key=lambda pair: (-min(heights[pair[0]], heights[pair[1]]), *pair)):
+        a, b = group[peak_of[p]], group[peak_of[q]]
+        lower = min(max(heights[top] for top in tops) for tops in (a, b))
+        if a is not b and lower - min(heights[p], heights[q]) < depth:
+            a |= b
+            for top in b:
+                group[top] = a
+    ids, result = {}, np.zeros(classes.shape, np.int64)
+    for p in pixels:
+        result[p] = ids.setdefault(id(group[peak_of[p]]), len(ids) + 1)
+    return result
+
+
+def distances(classes, spacing, reach):
+    """Sixteenths of a pixel to the nearest pixel of another class, by SciPy."""
+    heights = np.zeros(classes.shape, np.int64)
+    for value in np.unique(classes[classes > 0]):
+        is_other = classes != value
+        if is_other.any():
+            distance = ndimage.distance_transform_edt(~is_other, sampling=spacing)
+        else:
+            distance = np.full(classes.shape, np.inf)
+        heights = np.where(is_other, heights, np.rint(distance.clip(max=reach).astype(np.float32) * np.float32(16)))
+    return heights.astype(np.int64)

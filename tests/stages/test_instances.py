@@ -74,7 +74,7 @@ def test_a_collection(tmp_path, model, small_tiles, kind):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_stopped_anywhere_and_called_again_ends_in_the_same_bytes(tmp_path, model, small_tiles, workers):
     data = prepared(tmp_path, cells((60, 70), 3)[0])
-    config = {"fill_holes": True, "min_size": 2, "threshold": 0.6}
+    config = {"fill_holes": True, "min_size": 2, "threshold": 0.4, "split": "distance"}
     segment(data, tmp_path / "m", model, probabilities=tmp_path / "p")
 
     def go(name, **options):
@@ -103,10 +103,11 @@ def test_volumes(tmp_path, small_tiles):
     [
         ({"min_size": 5, "fill_holes": True}, {}, "--fill-holes, --min-size: of instances"),
         ({"threshold": 0.5}, {"instances": "i"}, "--threshold: needs the probabilities"),
+        ({"split": "probability"}, {"instances": "i"}, "--split probability: needs the probabilities"),
         ({}, {"instances": "m"}, "inputs and outputs lie apart"),
         ({}, {"instances": "image.zarr"}, "inputs and outputs lie apart"),
     ],
-    ids=["settings of nothing", "no probabilities", "over the mask", "over the image"],
+    ids=["settings of nothing", "no probabilities", "none to split by", "over the mask", "over the image"],
 )
 def test_what_can_not_be(tmp_path, model, config, options, message):
     data = prepared(tmp_path, cells((20, 20), 0)[0])

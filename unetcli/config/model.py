@@ -51,6 +51,25 @@ class PredictConfig(Config):
     )  # fmt: skip
     fill_holes: bool = setting(False, "Fill the holes of objects.", group=INSTANCES)
     min_size: int = setting(1, "Leave out objects of fewer pixels.", minimum=1, group=INSTANCES)
+    split: str = setting(
+        "none",
+        "Split objects that touch: where they are narrow (distance to their edge), or improbable (probability).",
+        choices=("none", "distance", "probability"),
+        group=INSTANCES,
+    )
+    split_depth: float | None = setting(
+        None, "Peaks that rise less above the saddle between them are of one object: pixels, or probability. "
+        "[default: 1, or 0.05]",
+        above=0, maximum=1000, group=INSTANCES,
+    )  # fmt: skip
+    split_reach: float = setting(
+        32.0, "Distances to the edge of an object beyond this are the same, pixels; necks twice as wide do not split.",
+        minimum=1, maximum=1000, group=INSTANCES,
+    )  # fmt: skip
+    split_sigma: float = setting(
+        2.0, "Width of the Gaussian that smooths probabilities before objects are split, pixels; 0 for none.",
+        minimum=0, maximum=100, group=INSTANCES,
+    )  # fmt: skip
 
     def instance_settings(self, *, changed: bool = False) -> dict[str, Any]:
         """Return the settings that only instances depend on; or of them, those that are not the default."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +13,14 @@ from unetcli.image.ledger import Ledger
 from unetcli.image.source import Source
 from unetcli.image.store import Level
 from unetcli.image.streaming import Progress, map_tiles, silent, work_on
-from unetcli.image.tiling import Tile, TileGrid
+from unetcli.image.tiling import Tile
 from unetcli.instances.holes import fill_holes
+from unetcli.instances.probabilities import quantized, read_all_channels
+from unetcli.instances.split import Watershed, split_objects
+from unetcli.kernels.heights import FULL
 from unetcli.labelling import cut_into_parts, grid_over, rename, scratch_level, touching
 
 Block = NDArray[Any]
-FULL = 65535
-"""What a probability of 1 is as an integer: sums and comparisons of integers are the same in any order."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,13 @@ def find_objects(
     classes = foreground(segmented, config.threshold, ledger, **shared)
     if config.fill_holes:
         classes = fill_holes(name, classes, ledger, ndim, full=full, **shared)
-    parts = cut_into_parts(name, classes, ledger, ndim, full=full, **shared)
-    pairs = touching(name, parts, classes, ndim, full=full, workers=workers)
+    if config.split == "none":
+        parts = cut_into_parts(name, classes, ledger, ndim, full=full, **shared)
+        pairs = touching(name, parts, classes, ndim, full=full, workers=workers)
+    else:
+        watershed = Watershed.of(config, segmented.mask, ndim)
+        probabilities = segmented.probabilities if config.split == "probability" else None
+        parts, pairs = split_objects(name, classes, probabilities, watershed, ledger, **shared)
     lookup = parts.joined(pairs, min_size=config.min_size)
     rename(f"{name}/objects", parts, lookup, target, ledger, **shared)
     return int(lookup.max())
@@ -99,19 +104,6 @@ def foreground(
 
     mask, ndim = segmented.mask, segmented.ndim
     classes = scratch_level(f"{segmented.name}.classes", mask.axes, mask.shape, "uint8", ndim, ledger)
-    tiles = with_channels(grid_over(mask.shape, ndim), probabilities.shape[1])
-    works = work_on(f"{segmented.name}/classes", tiles, [probabilities], [classes])
-    map_tiles(choose, works, ledger, workers=workers, progress=progress)
+    works = work_on(f"{segmented.name}/classes", grid_over(mask.shape, ndim), [probabilities], [classes])
+    map_tiles(choose, works, ledger, read=read_all_channels, workers=workers, progress=progress)
     return classes
-
-
-def with_channels(grid: TileGrid, channels: int) -> Iterator[Tile]:
-    """Yield the tiles of a grid, reading all channels."""
-    return (Tile(tile.index, tile.core, tile.read.replace(1, 0, channels)) for tile in grid)
-
-
-def quantized(probabilities: Block) -> NDArray[np.int64]:
-    """Return stored probabilities as integers, 0..65535: as uint8 they are 255 times what they are."""
-    if probabilities.dtype == np.uint8:
-        return probabilities.astype(np.int64) * (FULL // 255)
-    return np.rint(probabilities.astype(np.float32) * FULL).astype(np.int64)

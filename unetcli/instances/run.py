@@ -74,8 +74,12 @@ def check_instances(
             raise ConfigError(f"{', '.join(given)}: of instances, which are not written", fix="--instances i.zarr")
         return
     check_output(instances, images=images, dtype="uint32")
-    if config.threshold is not None and probabilities is None:
-        raise ConfigError("--threshold: needs the probabilities", fix="--probabilities p.zarr")
+    for option, is_given in (
+        ("--threshold", config.threshold is not None),
+        ("--split probability", config.split == "probability"),
+    ):
+        if is_given and probabilities is None:
+            raise ConfigError(f"{option}: needs the probabilities", fix="--probabilities p.zarr")
 
 
 def write_instances(
