@@ -46,6 +46,7 @@ HOMES = {
     "tifffile": ("image/", "demo.py"),
     "imagecodecs": ("image/",),
     "h5py": ("image/hdf5.py",),
+    "pyarrow": ("instances/table.py",),
     "PIL": ("image/", "report/"),
     "scipy": ("kernels/", "metrics/", "demo.py", "report/"),
     "skimage": ("kernels/", "metrics/", "demo.py", "report/"),

@@ -280,6 +280,13 @@ def tile_predict(
         Path | None,
         Option("--instances", help="Also write an id for each object, to a store or i.ome.tif.", **STORE),
     ] = None,
+    table: Annotated[
+        Path | None, Option("--table", help="Of instances: a row for each object, .csv or .parquet.", **LOCAL)
+    ] = None,
+    outlines: Annotated[
+        Path | None,
+        Option("--outlines", help="Of instances: a polygon for each object, .geojson for QuPath.", **LOCAL),
+    ] = None,
     device: Device = "auto",
     *,
     verify_seams: Annotated[
@@ -304,6 +311,8 @@ def tile_predict(
             as_label=as_label,
             probabilities=probabilities,
             instances=instances,
+            table=table,
+            outlines=outlines,
             verify_seams=verify_seams,
             device=device,
             **_passed(common),

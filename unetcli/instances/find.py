@@ -98,12 +98,24 @@ def foreground(
         return segmented.mask
 
     def choose(_: Tile, block: Block) -> Block:
-        found = quantized(block)
-        is_object = FULL - found[:, :1] >= threshold * FULL
-        return np.where(is_object, 1 + found[:, 1:].argmax(axis=1)[:, np.newaxis], 0)
+        return likeliest_class(quantized(block), threshold)
 
     mask, ndim = segmented.mask, segmented.ndim
     classes = scratch_level(f"{segmented.name}.classes", mask.axes, mask.shape, "uint8", ndim, ledger)
     works = work_on(f"{segmented.name}/classes", grid_over(mask.shape, ndim), [probabilities], [classes])
     map_tiles(choose, works, ledger, read=read_all_channels, workers=workers, progress=progress)
     return classes
+
+
+def likeliest_class(probabilities: NDArray[np.int64], threshold: float) -> NDArray[np.int64]:
+    """Return the likeliest class but the background, (t, 1, z, y, x), or 0 where the background is too probable.
+
+    Parameters
+    ----------
+    probabilities : (t, classes, z, y, x) int
+        0..65535.
+    threshold
+        Least probability of not being background.
+    """
+    is_object = FULL - probabilities[:, :1] >= threshold * FULL
+    return np.where(is_object, 1 + probabilities[:, 1:].argmax(axis=1)[:, np.newaxis], 0)

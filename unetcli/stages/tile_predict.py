@@ -17,7 +17,7 @@ from unetcli.image.new_store import NewStore, check_apart, collection_groups
 from unetcli.image.pyramid import build_pyramids, nearest_2x2
 from unetcli.image.store import Level, Store, open_store
 from unetcli.image.streaming import Progress, Work, silent, work_on
-from unetcli.instances.run import Results, check_instances, write_instances
+from unetcli.instances.run import Reports, Results, check_instances, write_instances
 from unetcli.models.checkpoint import model_file
 from unetcli.prediction import outputs
 from unetcli.prediction.outputs import Written
@@ -33,6 +33,8 @@ def run(
     as_label: str | None = None,
     probabilities: Location | None = None,
     instances: Location | None = None,
+    table: Path | None = None,
+    outlines: Path | None = None,
     verify_seams: bool = False,
     device: str = "auto",
     overwrite: bool = False,
@@ -58,6 +60,8 @@ def run(
         Also write the probability of each class to this store or TIFF file.
     instances
         Also write ids of objects (uint32) to this store or TIFF file, from the mask: one that is complete is taken.
+    table, outlines
+        Also write a row for each object to this CSV or Parquet file, or its outline to this GeoJSON file.
     verify_seams
         Compare tiles with one large tile on a sample first.
     device
@@ -84,7 +88,8 @@ def run(
     notes = predictor.notes(source)
     groups = dict(zip(collection_groups(s.name for s in subjects), subjects, strict=True))
     _check_outputs(source, out, as_label, probabilities, config)
-    check_instances(instances, config, probabilities=probabilities, images=len(subjects))
+    reports, ndim = Reports(table, outlines), predictor.header.ndim
+    check_instances(instances, config, reports, probabilities=probabilities, images=len(subjects), ndim=ndim)
     if dry_run:
         return {**predictor.dry_run(subjects), **notes}
     settings = {
@@ -115,9 +120,9 @@ def run(
     if not summary["already_done"]:
         summary["tiles"] = predictor.count_tiles(subjects)
     if objects is not None:
-        places, ndim = [w.store.path for w in masks], config.object_ndim or predictor.header.ndim
-        results = Results(groups, places, probabilities, predictor.header.classes, ndim)
-        summary |= write_instances(objects, results, config, workers=workers, progress=progress)
+        places = [w.store.path for w in masks]
+        results = Results(groups, places, probabilities, predictor.header.classes, config.object_ndim or ndim)
+        summary |= write_instances(objects, results, config, reports, workers=workers, progress=progress)
     return {**summary, **notes}
 
 
