@@ -61,7 +61,7 @@ class Saddles:
     def _first_ones(self) -> Saddles:
         in_order = np.lexsort((self.where, -self.height))
         a, b = np.minimum(self.a, self.b)[in_order], np.maximum(self.a, self.b)[in_order]
-        _, kept = np.unique(np.stack([a, b], axis=1), axis=0, return_index=True)
+        _, kept = np.unique(a * (b.max(initial=0) + 1) + b, return_index=True)
         kept.sort()
         return Saddles(a[kept], b[kept], self.height[in_order[kept]], self.where[in_order[kept]])
 
