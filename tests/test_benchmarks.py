@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from benchmarks import __main__ as parts
-from benchmarks import elastic, sample, segmentation, slide, training, weights
+from benchmarks import elastic, instances, sample, segmentation, slide, training, weights
 from benchmarks.cells import Cells
 from benchmarks.deformers import PEERS, NotOfferedError
 from benchmarks.machine import Timing, table
@@ -146,3 +146,15 @@ def test_networks_are_compared_on_pictures_held_back(tmp_path, monkeypatch, caps
         segmentation.run(tmp_path, tmp_path / "out", ["tiny"], device="cpu")
         assert "| one | " in capsys.readouterr().out
     assert len(list((tmp_path / "out" / "tiny" / "runs").iterdir())) == 1
+
+
+def test_ids_are_timed_beside_libraries(capsys):
+    timings = instances.measure("objects", instances.touching(96, 30), 1)
+    assert instances.SPLIT in timings
+    assert "pieces" in capsys.readouterr().out
+
+
+def test_wrong_ids_are_not_timed(monkeypatch):
+    monkeypatch.setattr(instances, "find_objects", lambda *_, **__: 0)
+    with pytest.raises(AssertionError):
+        instances.measure("objects", instances.touching(96, 30), 1)

@@ -288,6 +288,17 @@ def tile_predict(
             show_default=False,
         ),
     ] = None,
+    instances: Annotated[
+        Path | None,
+        Option("--instances", help="Also write an id for each object, to a store or i.ome.tif.", **STORE),
+    ] = None,
+    table: Annotated[
+        Path | None, Option("--table", help="Of instances: a row for each object, .csv or .parquet.", **LOCAL)
+    ] = None,
+    outlines: Annotated[
+        Path | None,
+        Option("--outlines", help="Of instances: a polygon for each object, .geojson for QuPath.", **LOCAL),
+    ] = None,
     device: Annotated[
         str, Option("--device", help="auto, cpu, cuda, cuda:N, several (cuda:0,cuda:1) or cuda:all.")
     ] = "auto",
@@ -315,6 +326,9 @@ def tile_predict(
             probabilities=probabilities,
             uncertainty=uncertainty,
             where=where,
+            instances=instances,
+            table=table,
+            outlines=outlines,
             verify_seams=verify_seams,
             device=device,
             **_passed(common),

@@ -15,7 +15,8 @@ from unetcli.image.store import Level
 from unetcli.image.tiling import Box, Shape
 from unetcli.kernels.distance import nearest_two
 from unetcli.kernels.weight_map import Borders
-from unetcli.objects import ImageLabels, Spacing, TargetRule, connected_parts, grid_over, over_volumes
+from unetcli.labelling import connected_parts, grid_over, over_volumes
+from unetcli.objects import ImageLabels, Spacing, TargetRule
 from unetcli.report.explain import Explanation, Formula, Nearest, draw_explanation
 
 Block = NDArray[Any]

@@ -1,21 +1,16 @@
-"""What the objects of labels are, and which class each pixel is to be trained on, tile by tile."""
+"""What the objects of labels are, and which class each pixel is to be trained on."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unetcli.image.ledger import Ledger
-from unetcli.image.new_store import Layout, create_level
 from unetcli.image.store import Level
-from unetcli.image.streaming import map_tiles, reduce_tiles, work_on
-from unetcli.image.tiling import Shape, Tile, TileGrid
-from unetcli.kernels.labels import face_pairs, label_components, merge
 from unetcli.kernels.weight_map import separation_border
 
 Block = NDArray[Any]
@@ -111,101 +106,3 @@ class TargetRule:
         """Return how many pixels (z, y, x) around a tile count in it: the reach of distances, and what cuts objects."""
         z, y, x = (math.ceil(reach / s) + self.border_width for s in spacing)
         return (z if ndim == 3 else 0, y, x)
-
-
-def over_volumes(kernel: Callable[..., Sequence[Block]], ndim: int, *blocks: Block) -> tuple[Block, ...]:
-    """Run a kernel of (z, y, x) arrays over (t, 1, z, y, x) blocks: over each plane, or each volume."""
-    t, _, z, y, x = blocks[0].shape
-    volumes = (t * z, 1, y, x) if ndim == 2 else (t, z, y, x)
-    results = zip(*(kernel(*parts) for parts in zip(*(b.reshape(volumes) for b in blocks), strict=True)), strict=True)
-    return tuple(np.stack(r).reshape(t, 1, z, y, x) for r in results)
-
-
-def grid_over(shape: Shape, ndim: int, halo: Shape = (0, 0, 0, 0, 0)) -> TileGrid:
-    """Lay tiles on the shards of what is written, whatever those of the labels are: deep ones for volumes."""
-    return TileGrid(shape, Layout.of(shape, deep=ndim == 3).shard, halo)
-
-
-def connected_parts(values: Block, ndim: int) -> Block:
-    """Give ids to the connected parts of equal value of a (t, 1, z, y, x) block: unique in the block, uint32."""
-    (found,) = over_volumes(lambda volume: (label_components(volume)[0],), ndim, values)
-    t, _, z, y, x = found.shape
-    volumes = found.reshape(t * z if ndim == 2 else t, -1)
-    before = np.cumsum([0, *volumes.max(axis=1)[:-1]], dtype=np.uint32)
-    return np.where(volumes > 0, volumes + before[:, np.newaxis], 0).astype(np.uint32).reshape(t, 1, z, y, x)
-
-
-def label_parts(name: str, values: Level, ledger: Ledger, ndim: int, workers: int | None) -> Level:
-    """Give ids to the connected parts of equal value, class or id, of an image.
-
-    They are labelled tile by tile, joined where they touch across faces, and numbered by their first
-    pixel: the ids are those of the whole image, whatever the tiling.
-
-    Parameters
-    ----------
-    name
-        Names the image in the ledger.
-    values
-        The labels; 0 = background.
-    ledger
-        Where finished tiles, and the ids, are kept until the store is complete.
-    ndim
-        2: parts lie in planes, 3: in volumes.
-    """
-    grid = grid_over(values.shape, ndim)
-
-    def scratch(role: str) -> Level:
-        path = ledger.scratch(f"{name}.{role}")
-        return create_level(path, values.axes, values.shape, "uint32", is_label=True, deep=ndim == 3)
-
-    parts, ids = scratch("parts"), scratch("objects")
-    map_tiles(
-        lambda _, block: connected_parts(block, ndim),
-        work_on(f"{name}/parts", grid, [values], [parts]),
-        ledger,
-        workers=workers,
-    )
-    first = list(reduce_tiles(_first_pixels(values.shape), work_on(name, grid, [parts]), workers=workers))
-    offsets = np.cumsum([0, *(len(f) for f in first)])
-    axes = (2, 3, 4) if ndim == 3 else (3, 4)
-    lookup = merge(int(offsets[-1]), _touching(grid, parts, values, offsets, axes), np.concatenate(first))
-
-    def rename(tile: Tile, block: Block) -> Block:
-        return lookup[np.where(block > 0, block + offsets[tile.index], 0)]
-
-    map_tiles(rename, work_on(f"{name}/objects", grid, [parts], [ids]), ledger, workers=workers)
-    return ids
-
-
-def _first_pixels(shape: Shape) -> Callable[[Tile, Block], NDArray[np.int64]]:
-    """Return a function that finds, for each part of a tile, the index of its first pixel in the image."""
-
-    def find(tile: Tile, parts: Block) -> NDArray[np.int64]:
-        ids, at = np.unique(parts, return_index=True)
-        where = np.unravel_index(at[ids > 0], parts.shape)
-        inside = tuple(w + a for w, a in zip(where, tile.core.start, strict=True))
-        return np.ravel_multi_index(inside, shape).astype(np.int64)
-
-    return find
-
-
-def _touching(
-    grid: TileGrid, parts: Level, values: Level, offsets: NDArray[np.int64], axes: tuple[int, ...]
-) -> NDArray[np.int64]:
-    """Return the pairs of parts, numbered through the image, that touch across the faces of tiles."""
-    found = [np.empty((0, 2), dtype=np.int64)]
-    for axis, before, after in grid.faces():
-        if axis in axes:
-            sides = [
-                _side(tile, axis, at, parts, values, int(offsets[tile.index]))
-                for tile, at in ((before, before.core.stop[axis] - 1), (after, after.core.start[axis]))
-            ]
-            found.append(face_pairs(*sides[0], *sides[1]))
-    return np.concatenate(found)
-
-
-def _side(tile: Tile, axis: int, at: int, parts: Level, values: Level, offset: int) -> tuple[Block, Block]:
-    """Return ids, numbered through the image, and values on one side of a tile, as arrays of one row."""
-    box = tile.core.replace(axis, at, at + 1)
-    ids = parts.read(box).astype(np.int64).reshape(1, -1)
-    return np.where(ids > 0, ids + offset, 0), values.read(box).reshape(1, -1)

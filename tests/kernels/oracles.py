@@ -36,13 +36,13 @@ def separation_border(labels, width):
     return border
 
 
-def label(classes):
+def label(classes, *, full=False):
     """Connected components of the whole image by scikit-image.
 
     Axes of one pixel are left out: scikit-image would move them forward and number in that order.
     """
     squeezed = np.atleast_1d(np.squeeze(classes))
-    return measure.label(squeezed, connectivity=1, background=0).reshape(classes.shape)
+    return measure.label(squeezed, connectivity=squeezed.ndim if full else 1, background=0).reshape(classes.shape)
 
 
 def displacement(deformation):

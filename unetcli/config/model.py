@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from unetcli.config.settings import Config, extents_of, mistake_of_extents, setting
+
+INSTANCES = "Instances"
+"""What follows the network, and has options of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,52 @@ class PredictConfig(Config):
         None, "Levels whose probabilities are averaged at full size: 0,1,2. [default: the one of --level]"
     )
     ngff: str = setting("0.5", "Version of OME-Zarr of new stores.", choices=("0.4", "0.5"))
+    object_ndim: int | None = setting(
+        None, "Objects lie in planes (2) or in volumes (3). [default: as the model]",
+        minimum=2, maximum=3, group=INSTANCES,
+    )  # fmt: skip
+    connectivity: str = setting(
+        "faces",
+        "How the pixels of an object touch: across faces (4 neighbours, 6 in volumes), or also edges and corners "
+        "(full: 8, 26).",
+        choices=("faces", "full"),
+        group=INSTANCES,
+    )
+    threshold: float | None = setting(
+        None, "Least probability of not being background, of the pixels of objects. [default: as the mask]",
+        above=0, maximum=1, group=INSTANCES,
+    )  # fmt: skip
+    fill_holes: bool = setting(False, "Fill the holes of objects.", group=INSTANCES)
+    min_size: int = setting(1, "Leave out objects of fewer pixels.", minimum=1, group=INSTANCES)
+    split: str = setting(
+        "none",
+        "Split objects that touch: where they are narrow (distance to their edge), or improbable (probability).",
+        choices=("none", "distance", "probability"),
+        group=INSTANCES,
+    )
+    split_depth: float | None = setting(
+        None, "Peaks that rise less above the saddle between them are of one object: pixels, or probability. "
+        "[default: 1, or 0.05]",
+        above=0, maximum=1000, group=INSTANCES,
+    )  # fmt: skip
+    split_reach: float = setting(
+        32.0, "Distances to the edge of an object beyond this are the same, pixels; necks twice as wide do not split.",
+        minimum=1, maximum=1000, group=INSTANCES,
+    )  # fmt: skip
+    split_sigma: float = setting(
+        2.0, "Width of the Gaussian that smooths probabilities before objects are split, pixels; 0 for none.",
+        minimum=0, maximum=100, group=INSTANCES,
+    )  # fmt: skip
+
+    def instance_settings(self, *, changed: bool = False) -> dict[str, Any]:
+        """Return the settings that only instances depend on; or of them, those that are not the default."""
+        found = {f.name: (getattr(self, f.name), f.default) for f in fields(self) if f.metadata["group"] == INSTANCES}
+        return {name: value for name, (value, default) in found.items() if not changed or value != default}
+
+    def pixel_settings(self) -> dict[str, Any]:
+        """Return the settings that the network's output depends on: all but those of instances."""
+        names = {f.name for f in fields(self)} - set(self.instance_settings())
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name in names}
 
     def __post_init__(self) -> None:
         if self.tile_size is not None:

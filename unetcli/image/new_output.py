@@ -117,11 +117,12 @@ class NewTiff(NewStore):
             return "begun"
         if not self.path.exists():
             return "nothing"
-        if self._written():
+        if self.written():
             return "complete"
         raise InputError(f"{self.path}: exists and was not made by unetcli", fix="another -o, or remove it by hand")
 
-    def _written(self) -> dict[str, Any]:
+    def written(self) -> dict[str, Any]:
+        """Return what was written down about the complete output that is there."""
         return written_attributes(self.file)
 
     def _begin(self, *, anew: bool) -> None:

@@ -156,7 +156,7 @@ class NewStore:
         self.fingerprint = json.loads(json.dumps({"stage": stage, "settings": settings, "inputs": digests}))
         found = self._find()
         if found == "complete" and not overwrite:
-            check_fingerprint(path, self._written()["fingerprint"], self.fingerprint)
+            check_fingerprint(path, self.written()["fingerprint"], self.fingerprint)
         self.complete = found == "complete" and not overwrite
         if not self.complete:
             try:
@@ -177,7 +177,7 @@ class NewStore:
             return "complete"
         raise InputError(f"{self.path}: exists and was not made by unetcli", fix="another -o, or remove it by hand")
 
-    def _written(self) -> dict[str, Any]:
+    def written(self) -> dict[str, Any]:
         """Return what was written down about the complete output that is there."""
         return dict(read_attributes(self.path)["unetcli"])
 

@@ -7,27 +7,32 @@ from numba import njit
 from numpy.typing import NDArray
 
 
-def label_components(classes: NDArray[np.integer]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+def label_components(
+    classes: NDArray[np.integer], *, full: bool = False
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """Find the connected components of equal class.
 
     Parameters
     ----------
     classes : (z, y, x) int or bool
         Class of each pixel, 0 = background.
+    full
+        Pixels are connected across faces (4 neighbours in a plane, 6 in a volume), or also across edges and
+        corners (8, 26).
 
     Returns
     -------
     labels : (z, y, x) uint32
-        Ids 1..n in the raster order of the components' first pixels, 0 = background. Pixels are connected
-        across faces: 4 neighbours in a plane, 6 in a volume.
+        Ids 1..n in the raster order of the components' first pixels, 0 = background.
     first : (n,) int64
         Flat index, within this array, of each component's first pixel in raster order.
 
     Notes
     -----
     Two passes with a union-find forest, in which the root of a component is its first pixel's id [1]_.
-    The result equals ``skimage.measure.label(classes, connectivity=1, background=0)``, but for volumes
-    whose last axes have one pixel, which scikit-image numbers in another order.
+    The result equals ``skimage.measure.label(classes, connectivity=1, background=0)`` (full: with the greatest
+    connectivity), and of a single class ``scipy.ndimage.label``, but for volumes whose last axes have one
+    pixel, which scikit-image numbers in another order.
 
     References
     ----------
@@ -44,7 +49,7 @@ def label_components(classes: NDArray[np.integer]) -> tuple[NDArray[np.uint32], 
     if classes.dtype == np.bool_:
         classes = classes.view(np.uint8)
     labels = np.zeros(classes.shape, np.uint32)
-    parent, first = _number_provisionally(classes, labels)
+    parent, first = _number_provisionally(classes, labels, full)
     return labels, _number_densely(labels, parent, first)
 
 
@@ -110,6 +115,53 @@ def merge(n: int, pairs: NDArray[np.integer], first: NDArray[np.integer]) -> NDA
     return lookup[roots]
 
 
+def keep_large(lookup: NDArray[np.uint32], sizes: NDArray[np.int64], min_size: int) -> NDArray[np.uint32]:
+    """Leave out small components, and number the others densely, in the same order.
+
+    Parameters
+    ----------
+    lookup : (n + 1,) uint32
+        Final id of each provisional id, from `merge`.
+    sizes : (n,) int
+        Pixels of ids 1..n.
+    min_size
+        Components of fewer pixels get the id 0.
+
+    Examples
+    --------
+    >>> keep_large(np.array([0, 1, 2, 1], np.uint32), np.array([2, 3, 2]), 4).tolist()
+    [0, 1, 0, 1]
+    """
+    total = np.zeros(int(lookup.max()) + 1, np.int64)
+    np.add.at(total, lookup[1:], sizes)
+    is_kept = total >= min_size
+    is_kept[0] = False
+    kept: NDArray[np.uint32] = np.where(is_kept, np.cumsum(is_kept), 0).astype(np.uint32)[lookup]
+    return kept
+
+
+def first_and_size(labels: NDArray[np.unsignedinteger]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the flat index of the first pixel of ids 1..n, and how many pixels each has.
+
+    Examples
+    --------
+    >>> [found.tolist() for found in first_and_size(np.array([[0, 2], [1, 1]], np.uint32))]
+    [[2, 1], [2, 1]]
+    """
+    return _first_and_size(np.ascontiguousarray(labels).reshape(-1), int(labels.max(initial=0)))
+
+
+@njit(nogil=True, cache=True)
+def _first_and_size(flat, n):
+    first, size = np.full(n, flat.size, np.int64), np.zeros(n, np.int64)
+    for p in range(flat.size):
+        i = np.int64(flat[p]) - 1
+        if i >= 0:
+            first[i] = min(first[i], p)
+            size[i] += 1
+    return first, size
+
+
 @njit(nogil=True, cache=True)
 def _find(parent, i):
     """Return the root of i, and halve the path to it."""
@@ -147,7 +199,7 @@ def _join_neighbours(parent, own, other):
 
 @njit(nogil=True, cache=True)
 def _count_starts(classes):
-    """Count the pixels with no neighbour of their class before them: the provisional ids."""
+    """Count the pixels with no neighbour of their class before them, across faces: at least the provisional ids."""
     n_z, n_y, n_x = classes.shape
     n_starts = 0
     for z in range(n_z):
@@ -162,7 +214,21 @@ def _count_starts(classes):
 
 
 @njit(nogil=True, cache=True)
-def _number_provisionally(classes, labels):
+def _join_diagonals(classes, labels, parent, which, z, y, x):
+    """Join a pixel with the neighbours of its class before it, across edges and corners; return its id, or 0."""
+    _, n_y, n_x = classes.shape
+    for k in range(max(z - 1, 0), z + 1):
+        for j in range(max(y - 1, 0), min(y + 2, n_y) if k < z else y):
+            for i in range(max(x - 1, 0), min(x + 2, n_x)):
+                n_off = (k != z) + (j != y) + (i != x)
+                if n_off > 1 and classes[k, j, i] == classes[z, y, x]:
+                    other = np.int64(labels[k, j, i])
+                    which = other if which == 0 else _join_neighbours(parent, which, other)
+    return which
+
+
+@njit(nogil=True, cache=True)
+def _number_provisionally(classes, labels, full):
     """Write provisional ids; return the forest (n + 1,) and the flat index of each id's first pixel (n,)."""
     n_z, n_y, n_x = classes.shape
     n_starts = _count_starts(classes)
@@ -183,12 +249,14 @@ def _number_provisionally(classes, labels):
                 if z > 0 and classes[z - 1, y, x] == own:
                     other = np.int64(labels[z - 1, y, x])
                     which = other if which == 0 else _join_neighbours(parent, which, other)
+                if full:
+                    which = _join_diagonals(classes, labels, parent, which, z, y, x)
                 if which == 0:
                     first[n_ids] = (z * n_y + y) * n_x + x
                     n_ids += 1
                     which = n_ids
                 labels[z, y, x] = which
-    return parent, first
+    return parent[: n_ids + 1], first[:n_ids]
 
 
 @njit(nogil=True, cache=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from unetcli.image.new_output import begun_settings, check_output, new_output
 from unetcli.image.new_store import NewStore, check_apart, collection_groups
 from unetcli.image.store import Store, open_store
 from unetcli.image.streaming import Progress, Work, silent, work_on
+from unetcli.instances.run import Reports, Results, check_instances, write_instances
 from unetcli.models.checkpoint import model_file
 from unetcli.prediction import outputs
 from unetcli.prediction.outputs import Output, Written
@@ -34,6 +34,9 @@ def run(
     probabilities: Location | None = None,
     uncertainty: Location | None = None,
     where: str | None = None,
+    instances: Location | None = None,
+    table: Path | None = None,
+    outlines: Path | None = None,
     verify_seams: bool = False,
     device: str = "auto",
     overwrite: bool = False,
@@ -62,6 +65,10 @@ def run(
         Also write how uncertain the class of each pixel is to this store or TIFF file.
     where
         Predict there alone: ``tissue``, the name of labels of the image, or a store of labels of the same field.
+    instances
+        Also write ids of objects (uint32) to this store or TIFF file, from the mask: one that is complete is taken.
+    table, outlines
+        Also write a row for each object to this CSV or Parquet file, or its outline to this GeoJSON file.
     verify_seams
         Compare tiles with one large tile on a sample first.
     device
@@ -97,16 +104,21 @@ def run(
         subjects = list(groups.values())
         share["skipped"] = share_skipped(subjects)
     predictor.choose_tile(subjects)
+    reports, ndim = Reports(table, outlines), predictor.header.ndim
+    check_instances(instances, config, reports, probabilities=probabilities, images=len(subjects), ndim=ndim)
     if dry_run:
         return {**predictor.dry_run(subjects), **share, **notes}
     settings = {
-        **asdict(config),
+        **config.pixel_settings(),
         **predictor.chosen,
         "outputs": ["mask", *(output.kind for output in maps.values())],
         "where": where and ("labels" if inputs["where"] else where),
     }
     begun: dict[str, Any] = {"settings": settings, "inputs": inputs, "overwrite": overwrite}
     masks, others = _begin(source, groups, out or as_label or "", maps, begun, predictor, workers, progress)
+    objects = (
+        None if instances is None else _begin_instances(instances, out, probabilities, begun, config, workers, progress)
+    )
     done = [written.store.path for written in masks if written.store.complete]
     missing = [written.store.path for written in others if not written.store.complete]
     if done and missing:
@@ -124,7 +136,32 @@ def run(
             written.finish(predictor.header.classes)
     if not summary["already_done"]:
         summary["tiles"] = predictor.count_tiles(subjects)
+    if objects is not None:
+        places = [w.store.path for w in masks]
+        results = Results(groups, places, probabilities, predictor.header.classes, config.object_ndim or ndim)
+        summary |= write_instances(objects, results, config, reports, workers=workers, progress=progress)
     return {**summary, **share, **notes}
+
+
+def _begin_instances(
+    path: Location,
+    out: Location | None,
+    probabilities: Location | None,
+    begun: dict[str, Any],
+    config: PredictConfig,
+    workers: int | None,
+    progress: Progress,
+) -> NewStore:
+    """Begin the store of ids: they follow from what the mask follows from, and from their own settings."""
+    check_apart(path, [place for place in (out, probabilities) if place is not None])
+    settings = {**begun["settings"], **config.instance_settings()}
+    return new_output(
+        path,
+        stage="tile-predict instances",
+        workers=workers,
+        progress=progress,
+        **{**begun, "settings": settings},
+    )
 
 
 def _predict(

@@ -23,7 +23,8 @@ from unetcli.image.store import Level, open_store
 from unetcli.image.streaming import Progress, Work, map_tiles, reduce_tiles, silent, work_on
 from unetcli.image.tiling import Tile, TileGrid
 from unetcli.kernels.weight_map import BALANCES, Borders, class_balance, weight_map
-from unetcli.objects import ImageLabels, TargetRule, grid_over, label_parts, over_volumes
+from unetcli.labelling import grid_over, label_parts, over_volumes
+from unetcli.objects import ImageLabels, TargetRule
 from unetcli.report.figures import require_picture
 
 Block = NDArray[Any]

@@ -1,0 +1,1 @@
+"""Objects across tiles: from the classes of pixels to ids, a table and outlines."""
