@@ -1,16 +1,16 @@
-"""Print speed and memory as tables: ``python -m benchmarks [weights] [elastic] [sample] [speed] [training] ...``."""
+"""Print speed and memory as tables: ``python -m benchmarks [weights] [elastic] [sample] [prediction] ...``."""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import convert, cuda, elastic, instances, memory, sample, slide, speed, training, weights
+from benchmarks import convert, cuda, elastic, instances, memory, prediction, sample, slide, training, weights
 
 PARTS = {
     "weights": weights.run,
     "elastic": elastic.run,
     "sample": sample.run,
-    "speed": speed.run,
+    "prediction": prediction.run,
     "instances": instances.run,
     "training": training.run,
     "memory": memory.run,
@@ -18,7 +18,7 @@ PARTS = {
     "slide": slide.run,
     "cuda": cuda.run,
 }
-BY_DEFAULT = ("weights", "elastic", "sample", "speed", "instances", "training", "memory", "convert")
+BY_DEFAULT = ("weights", "elastic", "sample", "prediction", "instances", "training", "memory", "convert")
 """Those that need no GPU, and neither many minutes nor gigabytes of disk."""
 
 

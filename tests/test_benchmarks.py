@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from benchmarks import __main__ as parts
-from benchmarks import elastic, instances, sample, segmentation, slide, training, weights
+from benchmarks import elastic, instances, machine, prediction, sample, segmentation, slide, training, weights
 from benchmarks.cells import Cells
 from benchmarks.deformers import PEERS, NotOfferedError
 from benchmarks.machine import Timing, table
@@ -130,6 +130,21 @@ def test_a_training_step_is_timed_beside_plain_loops(monkeypatch, capsys):
     *_, ours, _, _, _, last = capsys.readouterr().out.splitlines()
     assert ours.startswith("unetcli train")
     assert last.startswith("plain loop, bfloat16, channels last")
+
+
+def test_prediction_is_timed_beside_peers(monkeypatch, capsys):
+    tiny = {"tiny": prediction.Case((2, 3, 4, 5, 6), 192, rounds=1)}
+    monkeypatch.setattr(prediction, "CASES", {"cpu": tiny, "cuda": tiny})
+    monkeypatch.setattr(prediction, "PRODUCT", {"cpu": 64, "cuda": 64})
+    monkeypatch.setattr(prediction, "DENSE", 1024)
+    monkeypatch.setattr(prediction, "WINDOW", 64)
+    monkeypatch.setattr(machine, "LEAST_SECONDS", 1e-9)
+    prediction.run()
+    printed = capsys.readouterr().out
+    assert "tile-predict, torch" in printed
+    assert "nnU-Net's way" in printed
+    assert "end to end" in printed
+    assert 1 < float(printed.split(" times the arithmetic of a dense pass")[0].split()[-1]) < 10
 
 
 def test_networks_are_compared_on_pictures_held_back(tmp_path, monkeypatch, capsys):

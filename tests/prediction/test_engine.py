@@ -36,16 +36,9 @@ def run(engine, block, core, step=None):
     return found
 
 
-def predict(image, out, model, *, device="cpu", probabilities=None, progress=lambda *_: None, **settings):
-    return tile_predict.run(
-        image,
-        out,
-        PredictConfig(**settings),
-        model=model,
-        device=device,
-        probabilities=probabilities,
-        progress=progress,
-    )
+def predict(image, out, model, *, device="cpu", probabilities=None, workers=None, progress=lambda *_: None, **settings):
+    given = {"device": device, "probabilities": probabilities, "workers": workers, "progress": progress}
+    return tile_predict.run(image, out, PredictConfig(**settings), model=model, **given)
 
 
 @pytest.mark.parametrize(
