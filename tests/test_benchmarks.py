@@ -99,6 +99,7 @@ def test_both_ways_to_a_training_sample_give_the_same_parts():
         assert abs(own.astype(float).mean() - other.astype(float).mean()) < 0.5 * own.std() + 0.5
 
 
+@pytest.mark.slow
 def test_weights_of_a_slide_equal_the_oracle(tmp_path, capsys):
     slide.run([160], windows=3, window=60, folder=tmp_path)
     assert "3 of 3" in capsys.readouterr().out
