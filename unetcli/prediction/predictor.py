@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unetcli.config import PredictConfig
+from unetcli.config.settings import spell
 from unetcli.errors import DeviceError, GeometryError, InputError
 from unetcli.image.axes import Channel, known_names
 from unetcli.image.ledger import JointLedger
@@ -125,7 +126,7 @@ class Predictor:
             "images": len(shapes),
             "megapixels": sum(math.prod(s) // s[1] for s in shapes) / 1e6,
             "tiles": self.count_tiles(subjects),
-            "tile": f"{_text(self.read_sizes(self.step))} pixels in, core {_text(self.step)}",
+            "tile": f"{spell(self.read_sizes(self.step))} pixels in, core {spell(self.step)}",
             "device": str(self.device),
         }
 
@@ -190,8 +191,8 @@ class Predictor:
         except torch.OutOfMemoryError as error:
             smaller = [aligned(axis, n // 2) for axis, n in zip(self.geometry.axes, self.step, strict=True)]
             raise DeviceError(
-                f"out of memory on {self.device} with tiles of {_text(self.read_sizes(self.step))} pixels",
-                fix=f"--tile-size {_text(self.read_sizes(smaller), ',')}",
+                f"out of memory on {self.device} with tiles of {spell(self.read_sizes(self.step))} pixels",
+                fix=f"--tile-size {spell(self.read_sizes(smaller), ',')}",
             ) from error
         return result
 
@@ -241,10 +242,6 @@ class Predictor:
                 f"tiles differ from the whole by {difference:.2g} in probability; expected rounding only"
             )
         return difference
-
-
-def _text(sizes: Sequence[int], between: str = "x") -> str:
-    return str(sizes[0]) if len(set(sizes)) == 1 else between.join(map(str, sizes))
 
 
 def _listed(names: tuple[str, ...]) -> str:
