@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+import tifffile
 from scipy import ndimage
 
 from benchmarks import __main__ as parts
@@ -99,6 +100,7 @@ def test_both_ways_to_a_training_sample_give_the_same_parts():
         assert abs(own.astype(float).mean() - other.astype(float).mean()) < 0.5 * own.std() + 0.5
 
 
+@pytest.mark.slow
 def test_weights_of_a_slide_equal_the_oracle(tmp_path, capsys):
     slide.run([160], windows=3, window=60, folder=tmp_path)
     assert "3 of 3" in capsys.readouterr().out
@@ -118,6 +120,16 @@ def test_an_unknown_part_is_named(monkeypatch):
     with pytest.raises(SystemExit, match="nonsense: no such benchmark"):
         parts.main()
     assert set(parts.BY_DEFAULT) <= set(parts.PARTS)
+
+
+def test_truth_says_nothing_of_the_rim_but_of_its_objects(tmp_path):
+    truth = np.zeros((9, 8), np.uint16)
+    truth[0:4, 3], truth[5, 5] = 7, 9
+    tifffile.imwrite(tmp_path / "truth.tif", truth)
+    found = np.load(segmentation._without_rim(tmp_path / "truth.tif", 2, tmp_path / "out"))
+    inside = np.zeros(truth.shape, bool)
+    inside[2:7, 2:6] = True
+    np.testing.assert_array_equal(found, np.where((truth == 0) & ~inside, segmentation.IGNORED, truth))
 
 
 def test_a_training_step_is_timed_beside_plain_loops(monkeypatch, capsys):

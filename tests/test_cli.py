@@ -521,12 +521,11 @@ def test_without_a_terminal_a_short_run_logs_no_progress(cli, lines, in_tmp):
 
 
 @pytest.mark.parametrize(("options", "said"), [([], True), (["-q"], False), (["-v"], True)], ids=["", "-q", "-v"])
-def test_the_device_is_said_on_stderr(lines, tmp_path, options, said):
+def test_the_device_is_said_on_stderr(cli, lines, tmp_path, options, said):
     arguments = [a for a in lines("tile-predict", tmp_path / "out") if a not in ("--device", "cpu")]
-    done = unetcli(*arguments, "--dry-run", *options)
-    assert done.returncode == 0
-    assert ("device: " in done.stderr) == said
-    assert "device: " not in done.stdout
+    assert cli(*arguments, "--dry-run", *options) == 0
+    assert ("device: " in cli.err) == said
+    assert not re.search("^device: ", cli.out, flags=re.MULTILINE)
 
 
 def test_a_second_run_says_that_there_was_nothing_to_do(cli, lines, in_tmp):

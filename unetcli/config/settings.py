@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,11 @@ def extents_of(option: str, value: str | int, ndim: int) -> tuple[int, ...]:
             fix=f"{option} {','.join(map(str, (*extents[:1], *extents)[-ndim:]))}",
         )
     return extents if len(extents) == ndim else extents * ndim
+
+
+def spell(extents: Sequence[int], between: str = "x") -> str:
+    """Spell extents as `extents_of` reads them: equal ones as one number."""
+    return str(extents[0]) if len(set(extents)) == 1 else between.join(map(str, extents))
 
 
 def mistake_of_extents(option: str, value: str | int | None) -> list[str]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from unetcli.atomic import write_atomically
-from unetcli.errors import ConfigError, InputError
+from unetcli.errors import ConfigError, InputError, is_disk_full
 
 if TYPE_CHECKING:
     from obstore.store import HTTPStore, S3Store
@@ -252,6 +252,17 @@ def require_local(place: Location) -> Path:
             fix="copy it to this machine first",
         )
     return place
+
+
+@contextmanager
+def making(path: Location) -> Iterator[None]:
+    """Say of an output that can not be begun which one it is; of a full disk the command line speaks."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise InputError(f"{path}: can not be written ({error.strerror})") from error
 
 
 def require_writable(place: Location) -> None:

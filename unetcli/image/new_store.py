@@ -18,11 +18,11 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from unetcli import __version__
-from unetcli.errors import ConfigError, InputError, is_disk_full
+from unetcli.errors import ConfigError, InputError
 from unetcli.image.axes import Axes
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import Ledger, begin_anew, check_fingerprint, read_plan
-from unetcli.image.location import ZARR_FILES, Location, empty, reaching, require_writable, write, zarr_path
+from unetcli.image.location import ZARR_FILES, Location, empty, making, reaching, require_writable, write, zarr_path
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.nodes import is_store, read_attributes
 from unetcli.image.store import Level
@@ -159,12 +159,8 @@ class NewStore:
             check_fingerprint(path, self.written()["fingerprint"], self.fingerprint)
         self.complete = found == "complete" and not overwrite
         if not self.complete:
-            try:
+            with making(path):
                 self._begin(anew=overwrite or found == "nothing")
-            except OSError as error:
-                if is_disk_full(error):
-                    raise
-                raise InputError(f"{path}: can not be written ({error.strerror})") from error
 
     def _find(self) -> str:
         """Tell what is there: nothing, a store that was begun, or a complete one."""

@@ -124,7 +124,7 @@ class ResidualBlock(nn.Module):
         )
         # Pixels are picked before the convolution: the weight gradient of a 1x1 convolution with a stride writes past
         # its memory in oneDNN (torch 2.13 on a CPU, channels last, fewer than 16 channels in).
-        self.pick = AVERAGE_POOL[len(kernel)](1, stride=down)
+        self.pick = nn.Identity() if max(down) == 1 else AVERAGE_POOL[len(kernel)](1, stride=down)
         self.shortcut = CONV[len(kernel)](channels_in, channels_out, kernel_size=1)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unetcli.config import PredictConfig
+from unetcli.config.settings import spell
 from unetcli.errors import ConfigError, GeometryError, InputError
 from unetcli.image.axes import Channel, known_names
 from unetcli.image.ledger import JointLedger
@@ -194,7 +195,7 @@ class Predictor:
             "images": len(shapes),
             "megapixels": sum(math.prod(s) // s[1] for s in shapes) / 1e6,
             "tiles": self.count_tiles(subjects),
-            "tile": f"{_text(self.read_sizes(self.step))} pixels in, core {_text(self.step)}",
+            "tile": f"{spell(self.read_sizes(self.step))} pixels in, core {spell(self.step)}",
             "device": ", ".join(str(engine.device) for engine in self.engines),
             "precision": self.engines[0].precision,
             "engine": self.engine_name,
@@ -392,10 +393,6 @@ def _first_step(
     sizes = config.tile_shape(header.ndim)
     header.geometry.check_shape("--tile-size", sizes, [axis.read_size(axis.stride) for axis in axes])
     return tuple(axis.core_size(size) for axis, size in zip(axes, sizes, strict=True)), True
-
-
-def _text(sizes: Sequence[int], between: str = "x") -> str:
-    return str(sizes[0]) if len(set(sizes)) == 1 else between.join(map(str, sizes))
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from unetcli import __version__
 from unetcli.atomic import write_atomically
 from unetcli.config import EvaluateConfig, LabelConfig
-from unetcli.errors import BelowBoundError, ConfigError, InputError, is_disk_full
+from unetcli.errors import BelowBoundError, ConfigError, InputError
 from unetcli.image.axes import describe_shape
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.inputs import Input, open_inputs
 from unetcli.image.layouts import is_sparse
 from unetcli.image.ledger import check_fingerprint
-from unetcli.image.location import Location
+from unetcli.image.location import Location, making
 from unetcli.image.new_store import check_apart
 from unetcli.image.pairing import pair
 from unetcli.image.source import Source
@@ -104,12 +104,8 @@ def run(
         results.append(_score(item, names, config))
         progress(done, len(pairs))
     metrics = _collect(results, names, settings, notes)
-    try:
+    with making(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if is_disk_full(error):
-            raise
-        raise InputError(f"{out}: can not be written ({error.strerror})") from error
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=1))  # first: it marks the folder as a report
     write_atomically(out / "metrics.csv", _table(metrics["images"], names))
     write_report(out / "report.html", _report(metrics, results, pairs, config))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from unetcli.config import TrainConfig
+from unetcli.config.settings import spell
 from unetcli.errors import DeviceError
 from unetcli.image.location import Location
 from unetcli.image.new_store import check_apart
@@ -29,7 +30,7 @@ from unetcli.training.places import Places, mirrored_note, open_planes
 from unetcli.training.processes import Processes, allotted_cpus, device_name
 from unetcli.training.record import Record
 from unetcli.training.run_folder import is_complete, summarize, write_results, write_run_file
-from unetcli.training.task import Task, is_normalized, open_task, spell, validation_metrics
+from unetcli.training.task import Task, is_normalized, open_task, validation_metrics
 from unetcli.training.trainer import Trainer
 from unetcli.training.validation import Validator, validation_term
 

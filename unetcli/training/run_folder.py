@@ -15,8 +15,9 @@ import torch
 
 from unetcli import __version__
 from unetcli.atomic import write_atomically
-from unetcli.errors import InputError, is_disk_full
+from unetcli.errors import InputError
 from unetcli.image.ledger import check_fingerprint
+from unetcli.image.location import making
 from unetcli.models.checkpoint import save_model
 from unetcli.report.curves import draw_curves
 from unetcli.training.record import best_row, panels_of, read_rows
@@ -62,12 +63,8 @@ def _remove(out: Path) -> None:
 
 def write_run_file(out: Path, plan: Mapping[str, Any], trainer: Trainer) -> None:
     """Write down what is trained, of what, and on which machine; the folder is made if it is not there."""
-    try:
+    with making(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if is_disk_full(error):
-            raise
-        raise InputError(f"{out}: can not be written ({error.strerror})") from error
     for partial in out.glob(".*.partial"):  # of a run that was killed while it wrote
         partial.unlink(missing_ok=True)
     if (out / "last.ckpt").exists():

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from unetcli import __version__
 from unetcli.config import TrainConfig
+from unetcli.config.settings import spell
 from unetcli.errors import ConfigError
 from unetcli.image.dataset import Dataset, open_dataset
 from unetcli.image.fingerprint import fingerprint
@@ -172,8 +173,3 @@ def network_parameters(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
         "channels": len(dataset.statistics),
         "classes": 1 if config.loss == "bce" else max(2, len(dataset.classes)),  # logits
     }
-
-
-def spell(shape: Sequence[int], sign: str) -> str:
-    """Spell a shape; of one with equal sides, one side."""
-    return sign.join(map(str, shape if len(set(shape)) > 1 else shape[:1]))
