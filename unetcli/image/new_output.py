@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unetcli.errors import ConfigError, InputError
-from unetcli.image.ledger import PLAN, Ledger, ledger_path
+from unetcli.image.ledger import PLAN, Ledger, has_remains, ledger_path
 from unetcli.image.location import Location, empty, local_path
 from unetcli.image.new_store import NewStore
 from unetcli.image.ngff import ImageMetadata
@@ -99,10 +99,11 @@ class NewTiff(NewStore):
             self._forget()
 
     def _find(self) -> str:
+        recorded = has_remains(self.path)  # before the plan: another process may be beginning it
         if (ledger_path(self.path) / PLAN).is_file():
             return "begun"
         if not self.path.exists():
-            return "nothing"
+            return "remains" if recorded else "nothing"
         if self._written():
             return "complete"
         raise InputError(f"{self.path}: exists and was not made by unetcli", fix="another -o, or remove it by hand")
@@ -110,10 +111,10 @@ class NewTiff(NewStore):
     def _written(self) -> dict[str, Any]:
         return written_attributes(self.file)
 
-    def _begin(self, *, anew: bool) -> None:
+    def _begin(self, *, anew: bool, is_begun: bool) -> None:
         if anew:
             self._forget()
-        self.ledger = Ledger(self.path, self.fingerprint)
+        self.ledger = Ledger(self.path, self.fingerprint, is_begun=is_begun)
 
     def _forget(self) -> None:
         ledger = ledger_path(self.file)

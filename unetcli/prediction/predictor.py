@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unetcli.config import PredictConfig
-from unetcli.errors import DeviceError, GeometryError, InputError
+from unetcli.errors import ConfigError, DeviceError, GeometryError, InputError
 from unetcli.image.axes import Channel, known_names
-from unetcli.image.ledger import JointLedger
+from unetcli.image.ledger import JointLedger, Ledger
 from unetcli.image.levels import LevelTile, Subject, size_note
 from unetcli.image.new_store import Layout
 from unetcli.image.source import read_mirrored
@@ -82,6 +82,24 @@ class Predictor:
     def first(self) -> int:
         """The first of the axes t, c, z, y, x that the network works along."""
         return 5 - self.header.ndim
+
+    def settled(self, ledgers: Sequence[Ledger]) -> Predictor:
+        """Compute as the first process did that works on some stores: each core of a tile has its own rounding.
+
+        Raises
+        ------
+        ConfigError
+            If that was on another kind of device.
+        """
+        found: dict[str, Any] = {"step": list(self.step), "device": self.device.type}
+        for ledger in ledgers:
+            found = ledger.settle("computed", found)
+        if found["device"] != self.device.type:
+            raise ConfigError(
+                f"the store was begun on {found['device']}; this is {self.device.type}, which rounds differently",
+                fix=f"--device {found['device']}, or --overwrite to make it again",
+            )
+        return replace(self, step=tuple(found["step"]))
 
     def read_sizes(self, step: Sequence[int]) -> tuple[int, ...]:
         """Return the extent of a tile as the network reads it, by that of its core."""

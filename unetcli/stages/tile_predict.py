@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from unetcli.config import PredictConfig
-from unetcli.errors import ConfigError
+from unetcli.errors import ConfigError, MissingShardsError
 from unetcli.image.ledger import JointLedger
 from unetcli.image.levels import Subject
 from unetcli.image.location import Location
 from unetcli.image.new_label import NewLabel, check_labels
 from unetcli.image.new_output import check_output, new_output
 from unetcli.image.new_store import NewStore, check_apart, collection_groups
+from unetcli.image.parts import MAX_PARTS, Part, Phase, array_text, parts_with
 from unetcli.image.pyramid import build_pyramids, nearest_2x2
 from unetcli.image.store import Level, Store, open_store
 from unetcli.image.streaming import Progress, Work, silent, work_on
 from unetcli.models.checkpoint import model_file
 from unetcli.prediction import outputs
-from unetcli.prediction.outputs import Written
+from unetcli.prediction.estimate import estimate, sbatch_line
+from unetcli.prediction.outputs import Output, Written
 from unetcli.prediction.predictor import Predictor
 
 
@@ -34,6 +36,9 @@ def run(
     probabilities: Location | None = None,
     verify_seams: bool = False,
     device: str = "auto",
+    create: bool = False,
+    part: str | None = None,
+    finish: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
     workers: int | None = None,
@@ -59,6 +64,9 @@ def run(
         Compare tiles with one large tile on a sample first.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    create, part, finish
+        Do one phase only: make the empty store; compute part ``I/N`` of the shards; check that all are there,
+        and complete it. Parts may run at once, in any number of processes on any machines.
     dry_run
         Check everything, return what would be done, write nothing.
     overwrite, workers, progress
@@ -67,62 +75,165 @@ def run(
     Returns
     -------
     dict
-        Images, tiles, and with `verify_seams` the greatest difference.
+        Images, shards, tiles, and with `verify_seams` the greatest difference.
+
+    Raises
+    ------
+    MissingShardsError
+        If shards are missing where the store is to be finished.
     """
+    phase = Phase.of(create=create, part=part, finish=finish, overwrite=overwrite)
     if (out is None) == (as_label is None):
         raise ConfigError(
             f"{'neither' if out is None else 'both'} -o and --as-label given; expected one of them",
             fix="-o mask.zarr for a new store, or --as-label prediction for labels beside the image",
         )
     source = open_store(image)
-    predictor = Predictor.load(model, config, device)
+    predictor = Predictor.load(model, config, device if phase.computes else "cpu")
     predictor.check(source)
     subjects = [Subject.of(i, config.level, config.upsample) for i in source.images]
     notes = predictor.notes(source)
     groups = dict(zip(collection_groups(s.name for s in subjects), subjects, strict=True))
     _check_outputs(source, out, as_label, probabilities, config)
+    kinds = _outputs(predictor, probabilities is not None)
     if dry_run:
-        return {**predictor.dry_run(subjects), **notes}
-    settings = {
-        **asdict(config),
-        "step": predictor.step,
-        "device": predictor.device.type,
-        "outputs": ["mask", *(["probabilities"] if probabilities else [])],
-    }
+        found = estimate(predictor, subjects, kinds, workers)
+        command = _command(image, out, config, model, as_label, probabilities)
+        line = sbatch_line(command, found, predictor.device.type)
+        return {**predictor.dry_run(subjects), **found, "sbatch": line, **notes}
+    settings = {**asdict(config), "outputs": ["mask", *(["probabilities"] if probabilities else [])]}
     inputs = {"image": image, "model": model_file(model)}
-    begun: dict[str, Any] = {"settings": settings, "inputs": inputs, "overwrite": overwrite}
-    masks, others = _begin(source, groups, out or as_label or "", probabilities, begun, predictor, workers, progress)
+    begun: dict[str, Any] = {
+        "settings": settings, "inputs": inputs, "overwrite": overwrite, "shared": phase.is_shared,
+    }  # fmt: skip
+    masks, others = _begin(source, groups, out or as_label or "", probabilities, begun, kinds, workers, progress)
     done = [written.store.path for written in masks if written.store.complete]
     if done and not all(written.store.complete for written in others):
         raise ConfigError(f"{done[0]} is complete, but {probabilities} is not", fix="--overwrite makes both again")
+    batches = [_Batch.of(mask, others, predictor) for mask in masks]
     written_to = str(out) if out else f"{image}, labels {as_label}"
     summary: dict[str, Any] = {"out": written_to, "already_done": len(done) == len(masks), "images": len(subjects)}
-    if verify_seams:
+    summary |= {"shards": sum(batch.n_shards for batch in batches)}
+    if phase.computes:
+        predictor = predictor.settled([w.store.ledger for batch in batches for w in batch.written])
+    if verify_seams and phase.computes:
         summary["greatest_difference_at_seams"] = predictor.verify_seams(subjects[0].level)
-    for mask in masks:
-        if not mask.store.complete:
-            _predict(mask, [w for w in (mask, *others) if not w.store.complete], predictor, workers, progress)
-    for written in (*others, *masks):  # the masks last: they stand for the run
-        if not written.store.complete:
-            written.finish(predictor.header.classes)
-    if not summary["already_done"]:
+    if summary["already_done"]:
+        return {**summary, **notes}
+    if phase.computes:
+        summary |= _compute(batches, predictor, phase.part, workers, progress)
+    if phase.finishes:
+        _require_all(batches, written_to)
+        _finish(batches, others, predictor, workers, progress)
+    if phase == Phase():
         summary["tiles"] = predictor.count_tiles(subjects)
     return {**summary, **notes}
 
 
-def _predict(
-    mask: Written, written: Sequence[Written], predictor: Predictor, workers: int | None, progress: Progress
+@dataclass(frozen=True)
+class _Batch:
+    """The shards of a mask, and of what is written with it; no works, where it is complete."""
+
+    written: list[Written]
+    levels: dict[str, Level]
+    works: list[Work]
+    n_shards: int
+
+    @classmethod
+    def of(cls, mask: Written, others: Sequence[Written], predictor: Predictor) -> _Batch:
+        """Create the arrays of all images, or open them, and list the shards."""
+        written = [w for w in (mask, *others) if not w.store.complete]
+        works: list[Work] = []
+        levels: dict[str, Level] = {}
+        n_shards = 0
+        for group, subject in mask.subjects.items():
+            tiles = list(predictor.tiles(subject))
+            n_shards += len(tiles)
+            if mask in written:
+                targets = tuple(w.level(group, deep=predictor.header.ndim == 3) for w in written)
+                levels[group] = targets[0]
+                works += work_on(group or "image", tiles, [subject.level], targets)
+        return cls(written, levels, works, n_shards)
+
+    @property
+    def ledger(self) -> JointLedger:
+        """What is on record in all stores."""
+        return JointLedger([w.store.ledger for w in self.written])
+
+
+def _compute(
+    batches: Sequence[_Batch], predictor: Predictor, part: Part | None, workers: int | None, progress: Progress
+) -> dict[str, Any]:
+    """Run over the shards of a part, or all; write all that is made of them."""
+    span = (part or Part(0, 1)).span(sum(batch.n_shards for batch in batches))
+    if part is not None:
+        for ledger in (w.store.ledger for batch in batches for w in batch.written):
+            ledger.note_parts(part.of)
+    first = 0
+    for batch in batches:
+        works = batch.works[max(span.start - first, 0) : max(span.stop - first, 0)]
+        first += batch.n_shards
+        if works:
+            outputs = [w.output for w in batch.written]
+            predictor.run_over(works, outputs, batch.ledger, workers=workers, progress=progress)
+    return {} if part is None else {"part": str(part), "shards": len(span)}
+
+
+def _require_all(batches: Sequence[_Batch], path: str) -> None:
+    """Refuse to finish where shards are missing; say in which parts they are."""
+    missing: set[int] = set()
+    first = 0
+    for batch in batches:
+        missing |= {first + k for k, work in enumerate(batch.works) if work.name not in batch.ledger}
+        first += batch.n_shards
+    if not missing:
+        return
+    noted = [n for batch in batches for w in batch.written for n in w.store.ledger.noted_parts()]
+    n = max(noted, default=min(first, MAX_PARTS))
+    parts = array_text(parts_with(missing, first, n))
+    raise MissingShardsError(
+        f"{path}: {len(missing)} of {first} shards are missing, in parts {parts} of {n}",
+        fix=f"the same command with --part I/{n} for these I (sbatch --array={parts}), then --finish",
+        result={"missing": parts, "parts": n, "missing_shards": len(missing), "shards": first},
+    )
+
+
+def _finish(
+    batches: Sequence[_Batch],
+    others: Sequence[Written],
+    predictor: Predictor,
+    workers: int | None,
+    progress: Progress,
 ) -> None:
-    """Run over the images of a mask, and write all that is made of them; then the pyramids of the mask."""
-    works: list[Work] = []
-    masks: dict[str, Level] = {}
-    for group, subject in mask.subjects.items():
-        targets = tuple(w.level(group, deep=predictor.header.ndim == 3) for w in written)
-        masks[group] = targets[0]
-        works += work_on(group or "image", predictor.tiles(subject), [subject.level], targets)
-    ledger = JointLedger([w.store.ledger for w in written])
-    predictor.run_over(works, [w.output for w in written], ledger, workers=workers, progress=progress)
-    build_pyramids(mask.store, masks, nearest_2x2, workers=workers, progress=progress)
+    """Build the pyramids of the masks, and write all metadata."""
+    masks = [(batch.written[0], batch.levels) for batch in batches if batch.works]
+    for mask, levels in masks:
+        build_pyramids(mask.store, levels, nearest_2x2, workers=workers, progress=progress)
+    for written in (*others, *(mask for mask, _ in masks)):  # the masks last: they stand for the run
+        if not written.store.complete:
+            written.finish(predictor.header.classes)
+
+
+def _outputs(predictor: Predictor, with_probabilities: bool) -> list[Output]:
+    """Return what is made of the probabilities: the mask, and what else is asked for."""
+    dtype, classes = predictor.config.probability_dtype, predictor.header.classes
+    return [outputs.mask(), *([outputs.probabilities(classes, dtype)] if with_probabilities else [])]
+
+
+def _command(
+    image: Location,
+    out: Location | None,
+    config: PredictConfig,
+    model: Path,
+    as_label: str | None,
+    probabilities: Location | None,
+) -> list[str]:
+    """Return the command line that asks for the same."""
+    options = {"--model": model, "-o": out, "--as-label": as_label, "--probabilities": probabilities}
+    changed = [f for f in fields(config) if getattr(config, f.name) != f.default]
+    options |= {f"--{f.name.replace('_', '-')}": getattr(config, f.name) for f in changed}
+    given = [(name, str(value)) for name, value in options.items() if value is not None]
+    return ["tile-predict", str(image), *(text for pair in given for text in pair)]
 
 
 def _check_outputs(
@@ -148,7 +259,7 @@ def _begin(
     out: Location | str,
     probabilities: Location | None,
     begun: dict[str, Any],
-    predictor: Predictor,
+    kinds: Sequence[Output],
     workers: int | None,
     progress: Progress,
 ) -> tuple[list[Written], list[Written]]:
@@ -163,13 +274,10 @@ def _begin(
     if probabilities is not None:
         check_apart(probabilities, [*begun["inputs"].values(), *([] if isinstance(out, str) else [out])])
     if not isinstance(out, str):
-        masks = [Written(outputs.mask(), begin(out, "tile-predict"), groups)]
+        masks = [Written(kinds[0], begin(out, "tile-predict"), groups)]
     else:
         labels = [NewLabel(source.path, i, out, stage="tile-predict", **begun) for i in source.images]
-        masks = [
-            Written(outputs.mask(), label, {group: groups[group]}) for label, group in zip(labels, groups, strict=True)
-        ]
+        masks = [Written(kinds[0], label, {group: groups[group]}) for label, group in zip(labels, groups, strict=True)]
     if probabilities is None:
         return masks, []
-    output = outputs.probabilities(predictor.header.classes, predictor.config.probability_dtype)
-    return masks, [Written(output, begin(probabilities, "tile-predict probabilities"), groups)]
+    return masks, [Written(kinds[1], begin(probabilities, "tile-predict probabilities"), groups)]
