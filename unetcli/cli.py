@@ -300,6 +300,16 @@ def tile_predict(
         bool,
         Option("--finish", help="Only check that all parts are there, and complete it.", rich_help_panel="Many jobs"),
     ] = False,
+    scheduler: Annotated[
+        str | None,
+        Option(
+            "--scheduler",
+            help="Have the parts computed by workers of dask.distributed: tcp://HOST:PORT, or local.",
+            metavar="ADDRESS|local",
+            show_default=False,
+            rich_help_panel="Many jobs",
+        ),
+    ] = None,
     given: Mapping[str, Any],
     common: Common,
 ) -> dict[str, Any]:
@@ -323,6 +333,7 @@ def tile_predict(
             create=create,
             part=part,
             finish=finish,
+            scheduler=scheduler,
             **_passed(common),
             progress=progress,
         )

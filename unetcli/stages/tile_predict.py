@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from unetcli.image.new_output import check_output, new_output
 from unetcli.image.new_store import NewStore, check_apart, collection_groups
 from unetcli.image.parts import MAX_PARTS, Part, Phase, array_text, parts_with
 from unetcli.image.pyramid import build_pyramids, nearest_2x2
+from unetcli.image.scheduling import run_scheduled
 from unetcli.image.store import Level, Store, open_store
 from unetcli.image.streaming import Progress, Work, silent, work_on
 from unetcli.models.checkpoint import model_file
@@ -39,6 +41,7 @@ def run(
     create: bool = False,
     part: str | None = None,
     finish: bool = False,
+    scheduler: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     workers: int | None = None,
@@ -67,6 +70,8 @@ def run(
     create, part, finish
         Do one phase only: make the empty store; compute part ``I/N`` of the shards; check that all are there,
         and complete it. Parts may run at once, in any number of processes on any machines.
+    scheduler
+        Have the parts computed by the workers of dask.distributed: address of its scheduler, or ``local``.
     dry_run
         Check everything, return what would be done, write nothing.
     overwrite, workers, progress
@@ -83,6 +88,16 @@ def run(
         If shards are missing where the store is to be finished.
     """
     phase = Phase.of(create=create, part=part, finish=finish, overwrite=overwrite)
+    if scheduler is not None and not dry_run:
+        if phase != Phase() or verify_seams:
+            raise ConfigError("--scheduler: goes with neither --create, --part, --finish nor --verify-seams")
+        options: dict[str, Any] = {
+            "as_label": as_label,
+            "probabilities": probabilities and probabilities.resolve(),
+            "device": device,
+        }
+        call = partial(run, image.resolve(), out and out.resolve(), config, model=model.resolve(), **options)
+        return run_scheduled(call, scheduler, overwrite=overwrite, workers=workers, progress=progress)
     if (out is None) == (as_label is None):
         raise ConfigError(
             f"{'neither' if out is None else 'both'} -o and --as-label given; expected one of them",
