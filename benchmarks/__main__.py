@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import convert, cuda, elastic, memory, sample, slide, speed, training, weights
+from benchmarks import convert, cuda, elastic, gigapixel, memory, sample, slide, speed, training, weights
 
 PARTS = {
     "weights": weights.run,
@@ -15,6 +15,7 @@ PARTS = {
     "memory": memory.run,
     "convert": convert.run,
     "slide": slide.run,
+    "gigapixel": gigapixel.run,
     "cuda": cuda.run,
 }
 BY_DEFAULT = ("weights", "elastic", "sample", "speed", "training", "memory", "convert")
