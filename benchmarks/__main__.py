@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import convert, cuda, elastic, instances, memory, prediction, sample, slide, training, weights
+from benchmarks import (
+    convert,
+    cuda,
+    elastic,
+    gigapixel,
+    instances,
+    memory,
+    prediction,
+    sample,
+    slide,
+    training,
+    weights,
+)
 
 PARTS = {
     "weights": weights.run,
@@ -16,6 +28,7 @@ PARTS = {
     "memory": memory.run,
     "convert": convert.run,
     "slide": slide.run,
+    "gigapixel": gigapixel.run,
     "cuda": cuda.run,
 }
 BY_DEFAULT = ("weights", "elastic", "sample", "prediction", "instances", "training", "memory", "convert")

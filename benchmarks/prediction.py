@@ -85,7 +85,7 @@ def _compare(name: str, case: Case, folder: Path, device: str) -> None:
     for engine, predictor in predictors.items():
         functions[f"tile-predict, {engine}"] = partial(_ours, image, folder, model, predictor, device)
         functions[f"bare passes of its tiles, {engine}"] = partial(_bare, predictor, image)
-    dtype = torch.bfloat16 if predictors["torch"].chosen["precision"] == "bfloat16" else torch.float32
+    dtype = torch.bfloat16 if predictors["torch"].choices["precision"] == "bfloat16" else torch.float32
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     functions["matrix product"] = lambda: (a @ b, _wait())
     if case.peers:

@@ -34,6 +34,7 @@ HOMES = {
     "numcodecs": ("image/",),
     "obstore": ("image/location.py",),
     "dask": ("image/",),
+    "distributed": ("image/scheduling.py",),
     "numba": ("kernels/", "metrics/", "image/lzw.py"),
     "torch": ("models/", "training/", "export/", "prediction/", "stages/train.py", "stages/export.py"),
     "onnx": ("export/onnx.py",),

@@ -8,7 +8,18 @@ import tifffile
 from scipy import ndimage
 
 from benchmarks import __main__ as parts
-from benchmarks import elastic, instances, machine, prediction, sample, segmentation, slide, training, weights
+from benchmarks import (
+    elastic,
+    gigapixel,
+    instances,
+    machine,
+    prediction,
+    sample,
+    segmentation,
+    slide,
+    training,
+    weights,
+)
 from benchmarks.cells import Cells
 from benchmarks.deformers import PEERS, NotOfferedError
 from benchmarks.machine import Timing, table
@@ -105,6 +116,13 @@ def test_weights_of_a_slide_equal_the_oracle(tmp_path, capsys):
     slide.run([160], windows=3, window=60, folder=tmp_path)
     assert "3 of 3" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_a_part_of_a_sparse_image_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("unetcli.prediction.predictor.load_model", None)  # put back, which the benchmark does not
+    found = gigapixel.measure(tmp_path, 200, 7)
+    assert (found["shards"], found["of_part"], found["files"]) == (49, 7, 7)
 
 
 def test_what_is_extrapolated_is_marked(capsys):

@@ -26,14 +26,14 @@ from unetcli.config import (
     TrainConfig,
     WeightsConfig,
 )
-from unetcli.errors import BelowBoundError, FaultsError, Interrupted, UnetcliError, is_disk_full
+from unetcli.errors import BelowBoundError, FaultsError, Interrupted, MissingShardsError, UnetcliError, is_disk_full
 from unetcli.image.location import local_path, parse_location
 from unetcli.launch import read_launch
 from unetcli.node import node_cache
 from unetcli.options import Common, ManyLabels, common_options, setting_options
 from unetcli.presets import PRESETS, with_preset
 from unetcli.printing import fail, print_architectures, print_presets, print_result, start_logging
-from unetcli.progress import Progress, seconds_until_stop
+from unetcli.progress import GRACE_S, Progress, seconds_until_stop
 
 app = typer.Typer(
     add_completion=False,
@@ -46,6 +46,8 @@ app = typer.Typer(
 
 TOGETHER = ("train",)
 """Commands whose processes work together, where `torchrun` or `srun` starts several; the first one speaks for all."""
+SLOW_TILES = ("tile-predict",)
+"""Commands of which a tile may take longer than a scheduler waits: a signal stops them within one."""
 LOCAL: Any = {"parser": local_path, "show_default": False}
 STORE: Any = {"parser": parse_location, "show_default": False}
 """A place that may be remote; annotated as a path nevertheless, because typer takes no unions."""
@@ -79,7 +81,7 @@ def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[
             start_logging(common)
             try:
                 result = function(**values, given=given, common=common)
-            except (BelowBoundError, FaultsError) as error:
+            except (BelowBoundError, FaultsError, MissingShardsError) as error:
                 print_result(name, error.result or {}, common)
                 raise
             except UnetcliError as error:
@@ -306,6 +308,33 @@ def tile_predict(
     verify_seams: Annotated[
         bool, Option("--verify-seams", help="Compare tiles with the whole on a sample first.")
     ] = False,
+    create: Annotated[
+        bool, Option("--create", help="Only make the empty store, for jobs with --part.", rich_help_panel="Many jobs")
+    ] = False,
+    part: Annotated[
+        str | None,
+        Option(
+            "--part",
+            help="Only compute part I of N, 0 <= I < N; any number of jobs at once.",
+            metavar="I/N",
+            show_default=False,
+            rich_help_panel="Many jobs",
+        ),
+    ] = None,
+    finish: Annotated[
+        bool,
+        Option("--finish", help="Only check that all parts are there, and complete it.", rich_help_panel="Many jobs"),
+    ] = False,
+    scheduler: Annotated[
+        str | None,
+        Option(
+            "--scheduler",
+            help="Have the parts computed by workers of dask.distributed: tcp://HOST:PORT, or local.",
+            metavar="ADDRESS|local",
+            show_default=False,
+            rich_help_panel="Many jobs",
+        ),
+    ] = None,
     given: Mapping[str, Any],
     common: Common,
 ) -> dict[str, Any]:
@@ -331,6 +360,10 @@ def tile_predict(
             outlines=outlines,
             verify_seams=verify_seams,
             device=device,
+            create=create,
+            part=part,
+            finish=finish,
+            scheduler=scheduler,
             **_passed(common),
             progress=progress,
         )
@@ -442,7 +475,8 @@ def _passed(common: Common) -> dict[str, Any]:
 def _progress(name: str, common: Common) -> Progress:
     terminal = sys.stderr.isatty()
     style = "none" if common.quiet else "json" if common.json else "bar" if terminal else "lines"
-    return Progress(name, style, seconds_until_stop(common.stop_after) if common.stop_after else math.inf)
+    limit = seconds_until_stop(common.stop_after) if common.stop_after else math.inf
+    return Progress(name, style, limit, grace_s=GRACE_S if name in SLOW_TILES else math.inf)
 
 
 def main(arguments: list[str] | None = None) -> int:

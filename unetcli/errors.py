@@ -58,6 +58,16 @@ class DeviceError(UnetcliError):
     exit_code = 5
 
 
+class MissingShardsError(UnetcliError):
+    """Parts of the work on a store are missing where it is to be finished; `result` says which."""
+
+    exit_code = 6
+
+    def __init__(self, message: str, *, result: dict[str, Any], fix: str | None = None) -> None:
+        super().__init__(message, fix=fix)
+        self.result = result
+
+
 class BelowBoundError(UnetcliError):
     """A result is below the bound that was asked for; `result` is what was found all the same."""
 

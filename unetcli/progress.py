@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import FrameType, TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from unetcli.errors import ConfigError, Interrupted, Unfinished
 
@@ -27,6 +27,8 @@ SAME_SIGNAL_S = 2.0
 """Signals within so many seconds are one wish: schedulers send several at once."""
 SPARE = 1.5
 """The next tile or step is expected to take so many times the longest so far."""
+GRACE_S = 20.0
+"""Seconds that a tile has to end after a signal: schedulers kill what is still there after 30."""
 SAVING_S = 20.0
 """What is kept of a job's time to save the work, seconds."""
 
@@ -90,10 +92,12 @@ class Progress:
         ``bar``, ``lines``, ``json`` or ``none``.
     stop_after_s
         Stop before a tile or step that would not end within so many seconds from now, by the longest so far.
+    grace_s
+        A tile or step that has not ended so many seconds after a signal is given up.
     """
 
-    def __init__(self, command: str, style: str, stop_after_s: float = math.inf) -> None:
-        self.command, self.style = command, style
+    def __init__(self, command: str, style: str, stop_after_s: float = math.inf, *, grace_s: float = math.inf) -> None:
+        self.command, self.style, self.grace_s = command, style, grace_s
         self.signal: str | None = None
         self.heard_at = -math.inf
         self.before: dict[signal.Signals, Any] = {}
@@ -108,11 +112,15 @@ class Progress:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # background jobs are deaf to Ctrl-C
             heard.append(signal.SIGINT)
         self.before = {number: signal.signal(number, self._remember) for number in heard}
+        if self.grace_s < math.inf:
+            self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._give_up)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if signal.SIGALRM in self.before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self.before.items():
             signal.signal(number, handler)
         if self.screen is not None:
@@ -123,9 +131,25 @@ class Progress:
         if self.signal and number != signal.SIGINT and now - self.heard_at > SAME_SIGNAL_S:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+        if not self.signal and self.grace_s < math.inf:
+            signal.setitimer(signal.ITIMER_REAL, self.grace_s)
         self.signal, self.heard_at = signal.Signals(number).name, now
         if number == signal.SIGINT:  # now at the next tile or step; again, at once
             signal.signal(number, signal.default_int_handler)
+
+    def _give_up(self, _: int, __: FrameType | None) -> None:
+        self._stop()
+
+    def _stop(self) -> NoReturn:
+        if signal.SIGALRM in self.before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        by = {None: "--stop-after", "SIGINT": "Ctrl-C"}.get(self.signal, self.signal)
+        done, total = self.last
+        kind = Interrupted if self.signal == "SIGINT" else Unfinished
+        raise kind(
+            f"stopped by {by} after {done} of {total}; the work so far is saved",
+            fix="run the same command again: it continues",
+        )
 
     def __call__(self, done: int, total: int) -> None:
         """Show progress; stop in time if a signal asked for it, or the time is over."""
@@ -142,12 +166,7 @@ class Progress:
             self._log(rate)
         is_over = self._is_over()
         if (self.signal or is_over) and done < total:
-            by = {None: "--stop-after", "SIGINT": "Ctrl-C"}.get(self.signal, self.signal)
-            kind = Interrupted if self.signal == "SIGINT" else Unfinished
-            raise kind(
-                f"stopped by {by} after {done} of {total}; the work so far is saved",
-                fix="run the same command again: it continues",
-            )
+            self._stop()
 
     def _is_over(self) -> bool:
         """Tell whether the next tile or step would not fit into the time."""

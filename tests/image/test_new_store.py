@@ -415,6 +415,44 @@ def test_a_place_that_can_not_be_written_is_said(tmp_path):
         begin(tmp_path / "file" / "a.zarr")
 
 
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("zarr_format", [3, 2], ids=["0.5", "0.4"])
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("moment", ["has_remains", "read_plan", "Ledger", "is_store", "zarr.create_array"])
+def test_two_that_begin_at_the_same_instant_keep_each_others_work(tmp_path, monkeypatch, moment, first, zarr_format):
+    """At some moment of the beginning, another process begins, writes every other tile and records it."""
+    path, pixels = tmp_path / "a.zarr", random_pixels((1, 1, 1, 8, 16)) + 1
+    function, other = getattr(new_store.zarr if "." in moment else new_store, moment.rpartition(".")[2]), []
+
+    def work(number):
+        new = begin(path, zarr_format=zarr_format)
+        level = new.level("", 0, YX, pixels.shape, "uint16")
+        for tile in list(TileGrid(level.shape, level.shard))[number::2]:
+            level.write(tile.core, pixels[tile.core.slices])
+            new.ledger.record(f"/0/{tile.index}")
+
+    def meanwhile(*args, **options):
+        is_now = not other
+        if is_now:
+            other.append(None)
+        if is_now and first:
+            work(0)
+        result = function(*args, **options)
+        if is_now and not first:
+            work(0)
+        return result
+
+    monkeypatch.setattr(new_store.zarr if "." in moment else new_store, moment.rpartition(".")[2], meanwhile)
+    work(1)
+    monkeypatch.undo()
+    if not other:
+        work(0)
+    last = begin(path, zarr_format=zarr_format)
+    level = last.level("", 0, YX, pixels.shape, "uint16")
+    assert all(f"/0/{tile.index}" in last.ledger for tile in TileGrid(level.shape, level.shard))
+    np.testing.assert_array_equal(whole(level), pixels)
+
+
 def killing_rmtree(path, **_):
     """Remove half of a folder, then be killed."""
     files = sorted(p for p in Path(path).rglob("*") if p.is_file() and p.name not in ("zarr.json", "plan.json"))

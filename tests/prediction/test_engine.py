@@ -170,7 +170,7 @@ def test_what_is_written_says_what_was_chosen(tmp_path, models, picture):
     dry = tile_predict.run(picture, tmp_path / "m", PredictConfig(), model=models["same"], device="cpu", dry_run=True)
     assert (dry["precision"], dry["engine"]) == ("float32", "torch")
     predictor = Predictor.load(models["same"], PredictConfig(), "cpu", {"precision": "bfloat16", "step": [24, 24]})
-    assert predictor.chosen == {"step": (24, 24), "precision": "bfloat16", "engine": "torch", "device": "cpu"}
+    assert predictor.choices == {"step": [24, 24], "precision": "bfloat16", "engine": "torch", "device": "cpu"}
 
 
 @pytest.mark.gpu

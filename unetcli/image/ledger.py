@@ -2,13 +2,15 @@
 
 Beside a store ``OUT`` that is being written lies the folder ``OUT.unetcli``::
 
-    plan.json     the fingerprint of the run: its stage, settings and inputs; empty while an older store is removed
-    *.done        finished tiles, one name a line, files of its own for each process that ever worked on the store
+    plan.json      the fingerprint of the run: its stage, settings and inputs; empty while an older store is removed
+    *.done         finished tiles, one name a line, files of its own for each process that ever worked on the store
+    *.settled.json what the first process that came to it decided for all, such as the size of a tile
+    *.parts        says by its name into how many parts the work was cut
 
 A line is added after the tile's bytes were written, never before, so what is recorded is there. Each process writes
 files of its own, each time whole (nothing can be added to an object on a server), so no locks are needed, on no
-file system. A line cut short has no newline and does not count. When the store is complete the folder goes away,
-the plan last.
+file system. What processes must agree on is written by the one that is first. A line cut short has no newline and
+does not count. When the store is complete the folder goes away, the plan last.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from unetcli.errors import ConfigError, InputError
+from unetcli.errors import ConfigError, InputError, Unfinished
 from unetcli.image.location import Location, empty, write
 
 PLAN = "plan.json"
+SETTLED = ".settled.json"
 L = TypeVar("L", bound=Location)
 LINES = 1000
 """A file of finished tiles gets about so many lines, so that writing it stays cheap."""
@@ -44,7 +48,35 @@ def require_complete(path: Location) -> None:
 def read_plan(out: Location) -> dict[str, Any] | None:
     """Return the fingerprint of the run that is writing a store; empty while an older store is removed."""
     plan = ledger_path(out) / PLAN
-    return dict(json.loads(plan.read_text())) if plan.is_file() else None
+    try:
+        return dict(json.loads(plan.read_text())) if plan.is_file() else None
+    except FileNotFoundError:  # it was removed just now
+        return None
+
+
+def read_settled(out: Location) -> dict[str, Any]:
+    """Return what the processes that write a store agreed on, by name; nothing where none is written."""
+    try:
+        return _settled(ledger_path(out))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+
+
+def _settled(folder: Location) -> dict[str, Any]:
+    return {name.removesuffix(SETTLED): json.loads(text) for name, text in _texts(folder, SETTLED).items()}
+
+
+def _texts(folder: Location, ending: str) -> dict[str, str]:
+    """Return the text of all files of a kind by their names."""
+    return {file.name: file.read_text() for file in folder.iterdir() if file.name.endswith(ending)}
+
+
+def has_remains(out: Location) -> bool:
+    """Tell whether the folder holds more than a plan, which is always written before the rest."""
+    folder, names = ledger_path(out), list[str]()
+    with suppress(FileNotFoundError):
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return any(name != PLAN and not name.endswith(".partial") for name in names)
 
 
 def begin_anew(out: Location) -> None:
@@ -64,6 +96,8 @@ class Ledger:
         The store that is being written.
     fingerprint
         What the store's bytes follow from. JSON values only.
+    is_begun
+        Whether the store was seen to be begun: then a ledger that is gone says that another process finished it.
 
     Raises
     ------
@@ -71,16 +105,18 @@ class Ledger:
         If the store was begun with another fingerprint; the message says what differs.
     """
 
-    def __init__(self, out: Location, fingerprint: Mapping[str, Any]) -> None:
+    def __init__(self, out: Location, fingerprint: Mapping[str, Any], *, is_begun: bool = False) -> None:
         self.path = ledger_path(out)
         plan = read_plan(out)
+        if plan is None and is_begun:
+            raise self._is_gone()
         if plan:
             check_fingerprint(out, plan, fingerprint)
         else:
             self.path.mkdir(parents=True, exist_ok=True)
-            write(self.path / PLAN, json.dumps(fingerprint, indent=1))
-        files = [file for file in self.path.iterdir() if file.name.endswith(".done")]
-        self._done = {name for file in files for name in _whole_lines(file)}
+            write(self.path / PLAN, json.dumps(fingerprint, indent=1), is_first=plan is None)
+            check_fingerprint(out, read_plan(out) or {}, fingerprint)  # of two that begin at once, one writes it
+        self._done = {name for text in self._read(".done").values() for name in text.split("\n")[:-1]}
         self._own = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
         self._names: list[str] = []
         self._n_written = 0
@@ -97,9 +133,52 @@ class Ledger:
             if self._n_written < n:
                 first = self._n_written // LINES * LINES
                 lines = "".join(f"{done}\n" for done in self._names[first:n])
-                write(self.path / f"{self._own}-{first // LINES}.done", lines)
+                self._write(f"{self._own}-{first // LINES}.done", lines)
                 self._n_written = n
         self._done.add(name)
+
+    def settle(self, name: str, proposal: Mapping[str, Any]) -> dict[str, Any]:
+        """Decide something for all processes that write this store: return what the first of them proposed."""
+        place = self.path / (name + SETTLED)
+        if not place.is_file():
+            self._write(place.name, json.dumps(proposal), is_first=True)
+        settled = self.settled()
+        if name not in settled:
+            raise self._is_gone()
+        return dict(settled[name])
+
+    def settled(self) -> dict[str, Any]:
+        """Return all that was decided, by name."""
+        try:
+            return _settled(self.path)
+        except FileNotFoundError as error:
+            raise self._is_gone() from error
+
+    def note_parts(self, n: int) -> None:
+        """Note that the work is being done in `n` parts."""
+        self._write(f"{n}.parts", "")
+
+    def noted_parts(self) -> list[int]:
+        """Return into how many parts the work was cut, each number once, sorted."""
+        return sorted(int(name.partition(".")[0]) for name in self._read(".parts"))
+
+    def _read(self, ending: str) -> dict[str, str]:
+        try:
+            return _texts(self.path, ending)
+        except FileNotFoundError as error:
+            raise self._is_gone() from error
+
+    def _write(self, name: str, content: str, *, is_first: bool = False) -> None:
+        try:
+            write(self.path / name, content, is_first=is_first)
+        except FileNotFoundError as error:
+            raise self._is_gone() from error
+
+    def _is_gone(self) -> Unfinished:
+        return Unfinished(
+            f"{self.path}: was removed; another process has finished, or removed, the store",
+            fix="run the same command again: it finds out which",
+        )
 
     def scratch(self, name: str) -> Location:
         """Return a place for intermediate results, which goes away with the ledger."""
@@ -107,9 +186,10 @@ class Ledger:
 
     def remove(self) -> None:
         """Forget everything: the store is complete."""
-        empty(self.path, but=PLAN)
-        (self.path / PLAN).unlink()
-        self.path.rmdir()
+        with suppress(FileNotFoundError):  # another process that finishes it is ahead
+            empty(self.path, but=PLAN)
+            (self.path / PLAN).unlink()
+            self.path.rmdir()
 
 
 class JointLedger:
@@ -150,10 +230,6 @@ def _names(fingerprint: Mapping[str, Any]) -> list[str]:
     """Return what the images are called, if the fingerprint says it of each."""
     names = fingerprint.get("settings", {}).get("names", [])
     return names if len(names) == len(fingerprint.get("inputs", {}).get("images", [])) else []
-
-
-def _whole_lines(file: Location) -> list[str]:
-    return file.read_text().split("\n")[:-1]
 
 
 def _flatten(value: Any, name: str = "") -> list[tuple[str, Any]]:  # noqa: ANN401 - any JSON value

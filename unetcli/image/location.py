@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
@@ -286,17 +286,24 @@ def nothing_at(place: Location) -> InputError:
     return InputError(f"{place}: does not exist", fix="check the path")
 
 
-def write(place: Location, content: str | bytes) -> None:
-    """Write a file, or an object, that is there whole or not at all."""
+def write(place: Location, content: str | bytes, *, is_first: bool = False) -> None:
+    """Write a file, or an object, that is there whole or not at all; with `is_first` only if there is none yet."""
     if isinstance(place, Path):
-        write_atomically(place, content)
+        write_atomically(place, content, is_first=is_first)
     else:
         try:
             with reaching(place):
-                place.client.put(place.key, content.encode() if isinstance(content, str) else content)
+                _put(place, content.encode() if isinstance(content, str) else content, is_first=is_first)
         except UnseenError as error:
             message = f"{place}: can not be written; there is no such bucket, or no right to"
             raise InputError(message, fix=GIVE_CREDENTIALS) from error
+
+
+def _put(place: RemotePath, content: bytes, *, is_first: bool) -> None:
+    from obstore.exceptions import AlreadyExistsError
+
+    with suppress(AlreadyExistsError):
+        place.client.put(place.key, content, mode="create" if is_first else "overwrite")
 
 
 def empty(folder: Location, *, but: str = "") -> None:

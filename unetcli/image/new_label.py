@@ -107,10 +107,10 @@ class NewLabel(NewStore):
         if self.complete:
             self._list(listed=True)
 
-    def _begin(self, *, anew: bool) -> None:
+    def _begin(self, *, anew: bool, is_begun: bool) -> None:
         if anew:
             self._list(listed=False)
-        super()._begin(anew=anew)
+        super()._begin(anew=anew, is_begun=is_begun)
 
     def level(self, group: str, *args: Any, **options: Any) -> Level:  # noqa: ANN401, ARG002 - as NewStore takes them
         """Create one level; the store holds one image, in no group."""

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from unetcli.errors import ConfigError, InputError
-from unetcli.image.ledger import PLAN, Ledger, ledger_path, read_plan
+from unetcli.image.ledger import PLAN, Ledger, has_remains, ledger_path
 from unetcli.image.location import Location, empty, local_path
 from unetcli.image.new_store import NewStore
 from unetcli.image.ngff import ImageMetadata
-from unetcli.image.nodes import read_attributes
 from unetcli.image.ome_tiff import PIXEL_TYPES, write_ome_tiff, written_attributes
 from unetcli.image.store import Level
 from unetcli.image.streaming import Progress, silent
@@ -74,19 +73,6 @@ def new_output(path: Location, *, workers: int | None = None, progress: Progress
     return NewStore(path, **begun)
 
 
-def begun_settings(path: Location) -> Mapping[str, Any]:
-    """Return the settings that an output was begun with, or made, where it is there; else none."""
-    plan = read_plan(path)
-    if plan is None and path.exists():
-        written = written_attributes(local_path(path)) if is_tiff_name(path) else _ours(path)
-        plan = written.get("fingerprint")
-    return dict((plan or {}).get("settings", {}))
-
-
-def _ours(path: Location) -> Mapping[str, Any]:
-    return dict(read_attributes(path, missing_ok=True).get("unetcli", {}))
-
-
 class NewTiff(NewStore):
     """An OME-TIFF that is being written.
 
@@ -113,10 +99,11 @@ class NewTiff(NewStore):
             self._forget()
 
     def _find(self) -> str:
+        recorded = has_remains(self.path)  # before the plan: another process may be beginning it
         if (ledger_path(self.path) / PLAN).is_file():
             return "begun"
         if not self.path.exists():
-            return "nothing"
+            return "remains" if recorded else "nothing"
         if self.written():
             return "complete"
         raise InputError(f"{self.path}: exists and was not made by unetcli", fix="another -o, or remove it by hand")
@@ -125,10 +112,10 @@ class NewTiff(NewStore):
         """Return what was written down about the complete output that is there."""
         return written_attributes(self.file)
 
-    def _begin(self, *, anew: bool) -> None:
+    def _begin(self, *, anew: bool, is_begun: bool) -> None:
         if anew:
             self._forget()
-        self.ledger = Ledger(self.path, self.fingerprint)
+        self.ledger = Ledger(self.path, self.fingerprint, is_begun=is_begun)
 
     def _forget(self) -> None:
         ledger = ledger_path(self.file)

@@ -6,9 +6,11 @@ store for a complete one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +18,13 @@ import numcodecs
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from unetcli import __version__
 from unetcli.errors import ConfigError, InputError
 from unetcli.image.axes import Axes
 from unetcli.image.fingerprint import fingerprint
-from unetcli.image.ledger import Ledger, begin_anew, check_fingerprint, read_plan
+from unetcli.image.ledger import Ledger, begin_anew, check_fingerprint, has_remains, read_plan
 from unetcli.image.location import ZARR_FILES, Location, empty, making, reaching, require_writable, write, zarr_path
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.nodes import is_store, read_attributes
@@ -74,8 +77,12 @@ def create_level(
     is_label: bool = False,
     deep: bool = False,
     zarr_format: int = 3,
+    attributes: Mapping[str, Any] | None = None,
 ) -> Level:
-    """Create an array, or open it where it was created before; labels are worth a slower compression."""
+    """Create an array, or open it where it was created before; labels are worth a slower compression.
+
+    Processes that create it at once write the same metadata; what one of them wrote to it is left alone.
+    """
     if not any((path / name).is_file() for name in ("zarr.json", ".zarray")):
         layout = Layout.of(shape, deep=deep)
         effort = 3 if is_label else 1
@@ -84,7 +91,7 @@ def create_level(
         if zarr_format == 2:
             compressor = numcodecs.Zstd(level=effort, checksum=True)
             sharded = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
-        with reaching(path):
+        with reaching(path), suppress(ContainsArrayError):
             zarr.create_array(
                 zarr_path(path, new=True),
                 shape=axes.keep(shape),
@@ -93,7 +100,7 @@ def create_level(
                 compressors=compressor,
                 fill_value=0,
                 zarr_format=zarr_format,  # type: ignore[arg-type]
-                overwrite=True,
+                attributes=dict(attributes or {}),
                 **sharded,
             )
     return Level(path, axes, writable=True)
@@ -126,6 +133,8 @@ class NewStore:
         Remove a store of an earlier run first, complete or not.
     zarr_format
         3 for OME-Zarr 0.5, 2 for 0.4.
+    shared
+        Whether other processes may be writing it, too: then nothing that is there is ever removed.
 
     Raises
     ------
@@ -147,6 +156,7 @@ class NewStore:
         inputs: Mapping[str, Location | Sequence[Location] | None],
         overwrite: bool = False,
         zarr_format: int = 3,
+        shared: bool = False,
     ) -> None:
         self.path, self.stage, self.zarr_format = path, stage, zarr_format
         paths = {role: [given] if isinstance(given, Location) else list(given or ()) for role, given in inputs.items()}
@@ -158,26 +168,51 @@ class NewStore:
         if found == "complete" and not overwrite:
             check_fingerprint(path, self.written()["fingerprint"], self.fingerprint)
         self.complete = found == "complete" and not overwrite
+        anew = overwrite or found == "remains"
+        if anew and shared:
+            raise ConfigError(
+                f"{path}: holds what is left of another run; one job of many does not remove it",
+                fix="first the same command with --create",
+            )
         if not self.complete:
             with making(path):
-                self._begin(anew=overwrite or found == "nothing")
+                self._begin(anew=anew, is_begun=found == "begun" and not anew)
 
     def _find(self) -> str:
-        """Tell what is there: nothing, a store that was begun, or a complete one."""
+        """Tell what is there: nothing, remains to be removed, a store that was begun, or a complete one.
+
+        Another process may be beginning the same store just now: plan, arrays and record, in this order. So they are
+        looked at in the opposite order: what is missing then was not there before either.
+        """
+        recorded = has_remains(self.path)
+        exists = self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
         plan = read_plan(self.path)
         if plan is not None:
-            return "begun" if plan and self.path.exists() else "nothing"
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            return "nothing"
+            return "begun" if plan and (exists or not recorded) else "remains"
+        if not exists:
+            return "remains" if recorded else "nothing"
         if is_store(self.path) and "unetcli" in read_attributes(self.path):
             return "complete"
+        if self._is_marked():
+            return "without a record"
         raise InputError(f"{self.path}: exists and was not made by unetcli", fix="another -o, or remove it by hand")
+
+    @property
+    def _mark(self) -> dict[str, Any]:
+        """What each array says of the run that it belongs to."""
+        digest = hashlib.sha256(json.dumps(self.fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+        return {"unetcli": {"run": digest}}
+
+    def _is_marked(self) -> bool:
+        """Tell whether arrays of this run are there, whose record and root were removed: with no tile on record."""
+        files = (file for name in ("zarr.json", ".zattrs") for file in self.path.rglob(name))
+        return any(read_attributes(file.parents[0], missing_ok=True) == self._mark for file in files)
 
     def written(self) -> dict[str, Any]:
         """Return what was written down about the complete output that is there."""
         return dict(read_attributes(self.path)["unetcli"])
 
-    def _begin(self, *, anew: bool) -> None:
+    def _begin(self, *, anew: bool, is_begun: bool) -> None:
         """Make folder and ledger, or go on with those that are there.
 
         The record goes before the bytes: if this is killed at any moment, no tile is on record whose bytes are
@@ -189,7 +224,7 @@ class NewStore:
                 (self.path / name).unlink(missing_ok=True)
             empty(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.ledger = Ledger(self.path, self.fingerprint)
+        self.ledger = Ledger(self.path, self.fingerprint, is_begun=is_begun)
 
     @property
     def _pixels(self) -> Location:
@@ -209,7 +244,8 @@ class NewStore:
     ) -> Level:
         """Create one array of an image, ``group/level``; an empty `group` is the store itself."""
         path = self._pixels / group / str(level)
-        return create_level(path, axes, shape, dtype, is_label=is_label, deep=deep, zarr_format=self.zarr_format)
+        options: dict[str, Any] = {"is_label": is_label, "deep": deep, "zarr_format": self.zarr_format}
+        return create_level(path, axes, shape, dtype, attributes=self._mark, **options)
 
     def finish(self, images: Iterable[ImageMetadata], attributes: Mapping[str, Any]) -> None:
         """Write all metadata, the root's last, and forget the ledger.
@@ -222,7 +258,7 @@ class NewStore:
             What else to write down under ``unetcli``.
         """
         for partial in self.path.rglob("*.partial"):  # left by a writer that was killed
-            partial.unlink()
+            partial.unlink(missing_ok=True)
         for array in self.path.rglob(".zarray"):
             _leave_out_checksum(array)
         groups = []
@@ -244,7 +280,7 @@ class NewStore:
     def _ours(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Return what is written down about this output."""
         made = {"format": FORMAT, "stage": self.stage, "version": __version__}
-        return {**made, **attributes, "fingerprint": self.fingerprint}
+        return {**made, **attributes, "fingerprint": self.fingerprint, **self.ledger.settled()}
 
     def _finish_labels(self, image: ImageMetadata) -> None:
         if not image.labels:
@@ -278,9 +314,9 @@ def _leave_out_checksum(array: Location) -> None:
 def write_group(path: Location, attributes: Mapping[str, Any], zarr_format: int) -> None:
     """Create a group with attributes, or replace those of one that is there, by one atomic step."""
     with reaching(path):
-        if not is_store(path):
+        try:
             zarr.create_group(zarr_path(path, new=True), attributes=dict(attributes), zarr_format=zarr_format)  # type: ignore[arg-type]
-        else:
+        except ContainsGroupError:
             zarr.open_group(zarr_path(path), mode="r+", use_consolidated=False).attrs.put(dict(attributes))
 
 

@@ -228,7 +228,10 @@ class Level:
         index = tuple(box.slices[AXES.index(a)] for a in self.axes.names)
         pixels = np.ascontiguousarray(block, dtype=self.dtype).reshape(self.axes.keep(box.shape))
         with reaching(self.path):
-            self._array[index] = pixels
+            try:
+                self._array[index] = pixels
+            except FileNotFoundError:  # another process, which completes the store, swept away what is half written
+                self._array[index] = pixels
 
 
 def _is_stored(file: Location) -> bool:

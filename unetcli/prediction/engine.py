@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unetcli.config.settings import spell
 from unetcli.errors import DeviceError
 from unetcli.models.checkpoint import ModelHeader
 from unetcli.models.memory import is_out_of_memory
@@ -161,24 +162,24 @@ class Engine:
         """Take fewer tiles at once, or smaller ones."""
         axes = self.header.geometry.axes
         smaller = tuple(aligned(axis, n // 2) for axis, n in zip(axes, self.step, strict=True))
-        sizes = [
-            "x".join(str(axis.read_size(n)) for axis, n in zip(axes, step, strict=True))
-            for step in (self.step, smaller)
-        ]
+        now, then = ([axis.read_size(n) for axis, n in zip(axes, step, strict=True)] for step in (self.step, smaller))
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if self.batch > 1:
             self.batch = 1
         elif smaller == self.step or self.header.parameters.get("norm") in NOT_LOCAL:
             raise DeviceError(
-                f"out of memory on {self.device} with tiles of {sizes[0]} pixels",
+                f"out of memory on {self.device} with tiles of {spell(now)} pixels",
                 fix="a device with more memory, or --device cpu"
                 if smaller == self.step
-                else f"--tile-size {sizes[1].replace('x', ',')}, which changes the result: --overwrite",
+                else f"--tile-size {spell(then, ',')}, which changes the result: --overwrite",
             )
         else:
             logger.warning(
-                "out of memory on %s with tiles of %s pixels: from now on %s, equal to rounding", self.device, *sizes
+                "out of memory on %s with tiles of %s pixels: from now on %s, equal to rounding",
+                self.device,
+                spell(now),
+                spell(then),
             )
             self.use(smaller)
             self.batch = 1

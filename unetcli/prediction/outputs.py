@@ -20,7 +20,7 @@ from unetcli.image.new_store import NewStore
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pyramid import build_pyramids, level_shapes, mean_2x2, nearest_2x2
 from unetcli.image.store import Level
-from unetcli.image.streaming import Progress
+from unetcli.image.streaming import Progress, silent
 from unetcli.image.tiling import Box
 
 Block = NDArray[Any]
@@ -151,13 +151,18 @@ class Written:
         shape = (t, len(channels) or 1, *zyx)
         return self.store.level(group, 0, axes, shape, self.output.dtype, is_label=not channels, deep=deep)
 
-    def build_pyramids(self, *, deep: bool, workers: int | None, progress: Progress) -> None:
-        """Write the further levels: one of four classes, but the mean of four probabilities."""
+    def complete(
+        self, classes: Sequence[str], *, deep: bool, workers: int | None = None, progress: Progress = silent
+    ) -> None:
+        """Write the further levels, one of four classes, but the mean of four probabilities, and all metadata."""
+        if self.store.complete:
+            return
         levels = {group: self.level(group, deep=deep) for group in self.subjects}
         reduce_2x2 = mean_2x2 if self.output.channels else nearest_2x2
         build_pyramids(self.store, levels, reduce_2x2, workers=workers, progress=progress)
+        self._finish(classes)
 
-    def finish(self, classes: Sequence[str]) -> None:
+    def _finish(self, classes: Sequence[str]) -> None:
         """Write all metadata; from then on the store is complete."""
         metadata = []
         for group, subject in self.subjects.items():

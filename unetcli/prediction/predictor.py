@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unetcli.config import PredictConfig
-from unetcli.config.settings import spell
 from unetcli.errors import ConfigError, GeometryError, InputError
 from unetcli.image.axes import Channel, known_names
-from unetcli.image.ledger import JointLedger
+from unetcli.image.ledger import JointLedger, Ledger
 from unetcli.image.levels import Elsewhere, LevelTile, Subject, size_note
 from unetcli.image.new_store import Layout
 from unetcli.image.source import Source, read_mirrored
@@ -43,6 +42,8 @@ Block = NDArray[Any]
 SEAM_SAMPLE = {2: 1024, 3: 96}
 SEAM_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
 """Tiles of different sizes are rounded differently; seams are far larger."""
+COMPUTED = "computed"
+"""What the processes that write a store call the choices that they agreed on."""
 LOOK_AHEAD = 4
 """Shards whose results are on their way from a CUDA device, or being written."""
 NOTHING = Box.whole((0,) * 5)
@@ -85,7 +86,7 @@ class Predictor:
         device_names
             As `choose_devices` takes them, or ``auto``.
         begun
-            Settings that the output was begun with: what is left to us is as it was then.
+            The `choices` that the output was begun with: what is left to us is as it was then.
         """
         network, header = load_model(model)
         if device_names == "auto" and isinstance(network, OnnxNetwork) and not has_cuda():
@@ -111,6 +112,11 @@ class Predictor:
         )
         return cls(engines, header, config, name, is_settled)
 
+    @classmethod
+    def idle(cls, model: Path, config: PredictConfig) -> Predictor:
+        """Load a model to cut images into shards only: what computes is chosen where it is computed."""
+        return cls.load(model, replace(config, engine="auto", precision="auto"), "cpu")
+
     @property
     def device(self) -> torch.device:
         """The device, of several the first."""
@@ -122,14 +128,35 @@ class Predictor:
         return self.engines[0].step
 
     @property
-    def chosen(self) -> dict[str, Any]:
-        """What was chosen here, and the bytes follow from."""
+    def choices(self) -> dict[str, Any]:
+        """What may be chosen here, and the bytes follow from."""
         return {
-            "step": self.step,
+            "step": list(self.step),
             "precision": self.engines[0].precision,
             "engine": self.engine_name,
             "device": self.device.type,
         }
+
+    def settle(self, ledgers: Iterable[Ledger]) -> None:
+        """Compute as the first process did that worked on some stores: each tile size has its own rounding.
+
+        Raises
+        ------
+        ConfigError
+            If that needs another predictor.
+        """
+        found = self.choices
+        for ledger in ledgers:
+            found = ledger.settle(COMPUTED, found)
+        for name in ("device", "precision", "engine"):
+            if found[name] != self.choices[name]:
+                raise ConfigError(
+                    f"the output was begun with --{name} {found[name]}; this is {self.choices[name]}, which rounds "
+                    "differently",
+                    fix=f"--{name} {found[name]}, or --overwrite to make it again",
+                )
+        for engine in self.engines:
+            engine.use(found["step"])
 
     def choose_tile(self, subjects: Iterable[Subject]) -> None:
         """Choose the tile for images, if neither the settings nor an earlier run did."""
@@ -188,19 +215,6 @@ class Predictor:
                     f"the names differ, --channel-names {','.join(trained)}",
                 )
 
-    def dry_run(self, subjects: list[Subject]) -> dict[str, Any]:
-        """Say what would be computed."""
-        shapes = [subject.level.shape for subject in subjects]
-        return {
-            "images": len(shapes),
-            "megapixels": sum(math.prod(s) // s[1] for s in shapes) / 1e6,
-            "tiles": self.count_tiles(subjects),
-            "tile": f"{spell(self.read_sizes(self.step))} pixels in, core {spell(self.step)}",
-            "device": ", ".join(str(engine.device) for engine in self.engines),
-            "precision": self.engines[0].precision,
-            "engine": self.engine_name,
-        }
-
     def tiles(self, subject: Subject) -> Iterator[LevelTile]:
         """Yield the tiles of an image: one for each shard that is written."""
         t, _, *zyx = subject.shape
@@ -217,7 +231,7 @@ class Predictor:
         read = self.read_box(inner, subject.level.shape[1]) if part else NOTHING
         return LevelTile(tile.index, tile.core, read, inner, subject.way, part, subject.region)
 
-    def count_tiles(self, subjects: list[Subject]) -> int:
+    def count_tiles(self, subjects: Iterable[Subject]) -> int:
         """Return the number of passes through the network, of one view."""
         total = 0
         for tile in (tile for subject in subjects for tile in self.tiles(subject) if tile.part):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from unetcli.atomic import write_atomically
+from unetcli.config.settings import spell
 from unetcli.models.geometry import Geometry
 from unetcli.models.memory import available_memory, is_out_of_memory, rise_of_memory
 from unetcli.models.overlap_tile import aligned
@@ -85,7 +86,7 @@ def choose_step(engine: Engine, core: Sequence[int], held: int = 0) -> tuple[int
                 file.parent.mkdir(exist_ok=True)
                 write_atomically(file, json.dumps(found))
     engine.use(found)
-    logger.info("tile: a core of %s", "x".join(map(str, found)))
+    logger.info("tile: a core of %s", spell(found))
     return found
 
 

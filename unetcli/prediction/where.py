@@ -65,6 +65,16 @@ def restricted(
     return {group: replace(groups[group], region=region) for group, region in regions.items()}, inputs
 
 
+def absolute(source: Store, where: str | None) -> str | None:
+    """Return what `restricted` takes for processes that work in other folders."""
+    is_path = where not in (None, TISSUE) and not _names_labels(source, str(where))
+    return str(parse_location(str(where)).resolve()) if is_path else where
+
+
+def _names_labels(source: Store, where: str) -> bool:
+    return all(where in image.label_names for image in source.images)
+
+
 def share_skipped(subjects: Sequence[Subject]) -> str:
     """Say which part of the pixels of some images is not predicted."""
     regions = [subject.region for subject in subjects if subject.region]
@@ -74,7 +84,7 @@ def share_skipped(subjects: Sequence[Subject]) -> str:
 
 def _given(source: Store, where: str) -> tuple[list[Level], list[Location]]:
     """Return the labels that tell the region of each image, and where they are kept."""
-    if all(where in image.label_names for image in source.images):
+    if _names_labels(source, where):
         return [image.labels(where) for image in source.images], [i.path / "labels" / where for i in source.images]
     path = parse_location(where)
     store = open_store(path, is_label=True)
