@@ -286,5 +286,6 @@ def test_a_dry_run_says_what_it_takes_and_how_to_cut_it(tmp_path, image, model, 
     assert found["seconds"] > 0
     assert 50 < found["memory_mib"] < 20_000
     assert found["sbatch"].startswith("sbatch --array=0-11 --cpus-per-task=")
-    asked = f"array.sbatch 12 tile-predict {image} --model {model} --out {tmp_path / 'm'} --probabilities {tmp_path / 'p'}"
+    places = f"--out {tmp_path / 'm'} --probabilities {tmp_path / 'p'}"
+    asked = f"array.sbatch 12 tile-predict {image} --model {model} {places}"
     assert found["sbatch"].endswith(f"{asked} --tta flips")
