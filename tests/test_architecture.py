@@ -35,6 +35,7 @@ HOMES = {
     "obstore": ("image/location.py",),
     "dask": ("image/",),
     "distributed": ("image/scheduling.py",),
+    "dask_jobqueue": ("image/scheduling.py",),
     "numba": ("kernels/", "metrics/", "image/lzw.py"),
     "torch": ("models/", "training/", "export/", "prediction/", "stages/train.py", "stages/export.py"),
     "onnx": ("export/onnx.py",),

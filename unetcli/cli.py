@@ -329,8 +329,8 @@ def tile_predict(
         str | None,
         Option(
             "--scheduler",
-            help="Have the parts computed by workers of dask.distributed: tcp://HOST:PORT, or local.",
-            metavar="ADDRESS|local",
+            help="Have the parts computed by workers of dask.distributed: tcp://HOST:PORT, local, or jobs of slurm.",
+            metavar="ADDRESS|local|slurm",
             show_default=False,
             rich_help_panel="Many jobs",
         ),

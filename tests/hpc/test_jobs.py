@@ -25,11 +25,11 @@ import os, sys, time
 import unetcli.image.new_store as store
 from unetcli.prediction.predictor import Predictor
 store.SHARD, store.CHUNK = 32, 16
-compute = Predictor.predict
+compute = Predictor._begin
 def slow(self, *args):
     time.sleep(float(os.environ.get("SLOW", 0)))
     return compute(self, *args)
-Predictor.predict = slow
+Predictor._begin = slow
 from unetcli.cli import main
 sys.exit(main())
 """
@@ -141,6 +141,20 @@ def test_a_job_that_is_stopped_in_time_is_put_back_into_the_queue(cluster, tmp_p
     wait_for_all(slow, tmp_path)
     assert "stopped by SIGUSR1" in logs(tmp_path)
     assert run(["srun", "unetcli", *command, "--finish"], cluster, tmp_path).returncode == 0, logs(tmp_path)
+    assert_same_files(tmp_path / "mask", tmp_path / "whole")
+
+
+def test_workers_of_dask_are_jobs_of_their_own(slurm, tmp_path):  # noqa: F811 - a fixture
+    pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue (pip install 'unetcli[dask]')")
+    np.save(tmp_path / "image.npy", np.tile(cells((103, 100), 3)[0], (20, 41)))
+    image, model = tmp_path / "image.zarr", make_model(tmp_path / "m.safetensors")
+    prep.run([tmp_path / "image.npy"], image, PrepConfig())
+    tile_predict.run(image, tmp_path / "whole", PredictConfig(), model=model, device="cpu")
+    job = {"JOB_CPU": "1", "MEMORY": "1GB", "WALLTIME": "00:10:00"}
+    here = {**slurm, "HOME": str(tmp_path), **{f"DASK_JOBQUEUE__SLURM__{name}": value for name, value in job.items()}}
+    command = [sys.executable, "-m", "unetcli", "tile-predict", image, "--model", model, "-o", tmp_path / "mask"]
+    ended = run([*command, "--device", "cpu", "--scheduler", "slurm", "--workers", "2"], here, tmp_path)
+    assert ended.returncode == 0, ended.stderr
     assert_same_files(tmp_path / "mask", tmp_path / "whole")
 
 

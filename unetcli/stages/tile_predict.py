@@ -86,7 +86,7 @@ def run(
         Do one phase only: make the empty stores; compute part ``I/N`` of the shards; check that all are there,
         and complete the stores. Parts may run at once, in any number of processes on any machines.
     scheduler
-        Have the parts computed by the workers of dask.distributed: address of its scheduler, or ``local``.
+        Have the parts computed by the workers of dask.distributed: address of its scheduler, ``local`` or ``slurm``.
     dry_run
         Check everything, return what would be done, write nothing.
     overwrite, workers, progress
