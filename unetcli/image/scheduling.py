@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,8 @@ def _run_parts(
 
     n = max(1, min(n, total))
     parts = [Part(k, n) for k in range(n)]
-    futures = {client.submit(call, part=str(part), workers=workers, pure=False): part for part in parts}
+    with_threads = partial(call, workers=workers)  # of that name, `submit` takes the addresses that may compute it
+    futures = {client.submit(with_threads, part=str(part), pure=False): part for part in parts}
     done = 0
     progress(done, total)
     for future in as_completed(futures):
