@@ -14,7 +14,7 @@ from unetcli.image.axes import Axes
 from unetcli.image.location import Location
 from unetcli.image.new_store import NewStore
 from unetcli.image.store import Level
-from unetcli.image.streaming import Progress, Work, map_tiles, silent
+from unetcli.image.streaming import Progress, Work, map_tiles, silent, work_name
 from unetcli.image.tiling import Box, Shape, Tile, TileGrid, spans
 
 SMALLEST = 1024
@@ -196,4 +196,4 @@ def build_pyramids(
 def _halving(name: str, finer: Level, coarser: Level) -> Iterator[Work]:
     for tile in TileGrid(coarser.shape, coarser.shard):
         start, stop = ((*p[:3], 2 * p[3], 2 * p[4]) for p in (tile.core.start, tile.core.stop))
-        yield Work(f"{name}/{tile.index}", Tile(tile.index, tile.core, Box(start, stop)), (finer,), (coarser,))
+        yield Work(work_name(name, tile.index), Tile(tile.index, tile.core, Box(start, stop)), (finer,), (coarser,))

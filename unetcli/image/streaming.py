@@ -88,11 +88,16 @@ class Work:
     targets: tuple[Target, ...] = ()
 
 
+def work_name(name: str, number: int) -> str:
+    """Return what ledgers call a tile of an image."""
+    return f"{name}/{number}"
+
+
 def work_on(
     name: str, tiles: Iterable[Tile], sources: Sequence[Source], targets: Sequence[Target] = ()
 ) -> Iterator[Work]:
     """Yield the work of each tile, as those of a grid."""
-    return (Work(f"{name}/{tile.index}", tile, tuple(sources), tuple(targets)) for tile in tiles)
+    return (Work(work_name(name, tile.index), tile, tuple(sources), tuple(targets)) for tile in tiles)
 
 
 @dataclass(frozen=True)

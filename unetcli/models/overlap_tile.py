@@ -34,7 +34,8 @@ def read_extent(geometry: Geometry, core: Sequence[int], step: Sequence[int]) ->
 
 
 def _read_extent(axis: AxisGeometry, core: int, step: int) -> int:
-    return max(a + axis.read_size(aligned(axis, b - a)) for a, b in _steps(core, step))
+    last = range(0, core, step)[-2:]  # of the tiles, all but the last of one size, these reach furthest
+    return max(a + axis.read_size(aligned(axis, min(step, core - a))) for a in last)
 
 
 def predict_core(

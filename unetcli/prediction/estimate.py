@@ -126,7 +126,7 @@ def _in_flight(predictor: Predictor, subjects: Sequence[Subject], workers: int |
     """Return the bytes of blocks that are read ahead, computed and written at the same time."""
     largest = 0
     for subject in subjects:
-        tile = next(predictor.tiles(subject))
+        tile = predictor.tile(subject, predictor.grid(subject)[0])
         read = math.prod(tile.read.shape) * subject.level.dtype.itemsize
         result = 4 * len(predictor.header.classes) * math.prod(tile.core.shape) // tile.core.shape[1]
         largest = max(largest, ((workers or available_cpus()) + 1) * read + 3 * result)

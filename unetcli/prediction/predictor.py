@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -162,7 +162,7 @@ class Predictor:
         """Choose the tile for images, if neither the settings nor an earlier run did."""
         if self.is_settled:
             return
-        shards = [next(self.tiles(replace(subject, region=None))) for subject in subjects]
+        shards = [self.tile(replace(subject, region=None), self.grid(subject)[0]) for subject in subjects]
         core = tuple(map(max, zip(*(shard.inner.shape[self.first :] for shard in shards), strict=True)))
         pixels = max(math.prod(shard.read.shape) // shard.read.shape[1] for shard in shards)
         held = 8 * self.header.channels + 12 * len(self.header.classes)  # as float32: gray values, mean over views
@@ -215,15 +215,17 @@ class Predictor:
                     f"the names differ, --channel-names {','.join(trained)}",
                 )
 
-    def tiles(self, subject: Subject) -> Iterator[LevelTile]:
-        """Yield the tiles of an image: one for each shard that is written."""
+    def grid(self, subject: Subject) -> TileGrid:
+        """Return the cores that an image is written by: one for each shard."""
         t, _, *zyx = subject.shape
-        classes = len(self.header.classes)
         shard = Layout.of((t, 1, *zyx), deep=self.header.ndim == 3).shard
-        for tile in TileGrid((t, classes, *zyx), (1, classes, *shard[2:])):
-            part = subject.region.part(tile.core) if subject.region else tile.core
-            others = tuple((other.level, self._at_level(tile, part, other)) for other in subject.others if part)
-            yield replace(self._at_level(tile, part, subject), others=others)
+        return TileGrid((t, len(self.header.classes), *zyx), (1, len(self.header.classes), *shard[2:]))
+
+    def tile(self, subject: Subject, tile: Tile) -> LevelTile:
+        """Return what one of them needs of the image, with the step as it is now."""
+        part = subject.region.part(tile.core) if subject.region else tile.core
+        others = tuple((other.level, self._at_level(tile, part, other)) for other in subject.others if part)
+        return replace(self._at_level(tile, part, subject), others=others)
 
     def _at_level(self, tile: Tile, part: Box | None, subject: Subject) -> LevelTile:
         """Return what a tile of the output needs of a level."""
@@ -234,7 +236,8 @@ class Predictor:
     def count_tiles(self, subjects: Iterable[Subject]) -> int:
         """Return the number of passes through the network, of one view."""
         total = 0
-        for tile in (tile for subject in subjects for tile in self.tiles(subject) if tile.part):
+        tiles = (self.tile(subject, tile) for subject in subjects for tile in self.grid(subject))
+        for tile in (tile for tile in tiles if tile.part):
             for shape in (at_level.inner.shape for at_level in _at_all_levels(tile)):
                 apart = math.prod(shape[: self.first]) // shape[1]
                 along = zip(shape[self.first :], self.step, strict=True)

@@ -1,4 +1,4 @@
-"""The tile that a network runs over: as large as pays and as fits into memory, found by real passes, and remembered."""
+"""The tile that a network runs over: of the usual size, or what of it fits into memory, by a real pass; remembered."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
@@ -24,16 +23,12 @@ from unetcli.node import node_cache
 from unetcli.prediction.engine import Engine
 
 logger = logging.getLogger(__name__)
-USUAL = {2: {"cpu": 512, "cuda": 1024}, 3: {"cpu": 64, "cuda": 128}}
-"""Core of a tile by axes of the network and device: wasted context falls with its size, memory grows."""
+USUAL = {2: {"cpu": 704, "cuda": 2048}, 3: {"cpu": 128, "cuda": 256}}
+"""Core of a tile by axes of the network and device. Larger ones waste less context, but outgrow the caches of CPUs."""
 SMALL = {2: 128, 3: 32}
 """What is tried without fear on a CPU, to tell the memory of larger tiles."""
 SHARE = 0.5
 """Of the memory of a CPU that can be had: the system, readers and writers want some."""
-GAIN = 0.97
-"""A larger tile is taken if a pixel takes at most so much of its time."""
-LONGEST_S = 20.0
-"""A pass that would take longer is not tried, only to gain a few percent."""
 
 
 def fitted(geometry: Geometry, core: Sequence[int], size: int) -> tuple[int, ...]:
@@ -70,8 +65,8 @@ def choose_step(engine: Engine, core: Sequence[int], held: int = 0) -> tuple[int
     Notes
     -----
     The usual size is halved until it fits into the memory: on CUDA a pass tells, on a CPU one of a small tile, for a
-    process that takes too much there is ended unasked. Then it is doubled as long as this makes it faster. What
-    fits into a tile of the usual size is not timed, so that the choice is always the same.
+    process that takes too much there is ended unasked. Nothing is timed: where memory is not short, all computers with
+    the same kind of device choose the same tile, and so end in the same bytes.
     """
     geometry, usual, small = engine.header.geometry, USUAL[engine.header.ndim], SMALL[engine.header.ndim]
     if engine.device.type == "cpu" and (step := fitted(geometry, core, usual["cpu"])) == fitted(geometry, core, small):
@@ -98,18 +93,7 @@ def _search(engine: Engine, core: Sequence[int], held: int) -> tuple[tuple[int, 
     while not fits(step) and size >= min(axis.stride for axis in geometry.axes):
         size //= 2
         step = fitted(geometry, core, size)
-    if size < usual:
-        return step, True
-    seconds = None
-    while (larger := fitted(geometry, core, 2 * size)) != step and fits(larger):
-        seconds = seconds or _seconds(engine, step)
-        if seconds * math.prod(larger) / math.prod(step) > LONGEST_S:
-            break
-        slower = _seconds(engine, larger)
-        if slower / math.prod(larger) > GAIN * seconds / math.prod(step):
-            break
-        size, step, seconds = 2 * size, larger, slower
-    return step, False
+    return step, size < usual
 
 
 def _host_test(engine: Engine, core: Sequence[int], held: int) -> Callable[[tuple[int, ...]], bool]:
@@ -147,16 +131,6 @@ def _fits_device(engine: Engine, held: int, step: tuple[int, ...]) -> bool:
 def _pixels(engine: Engine, step: Sequence[int]) -> int:
     """Return how many pixels a tile reads."""
     return math.prod(axis.read_size(n) for axis, n in zip(engine.header.geometry.axes, step, strict=True))
-
-
-def _seconds(engine: Engine, step: tuple[int, ...]) -> float:
-    """Return the time of one tile: on a CPU of all processors together, which other programs disturb little."""
-    engine.use(step)
-    clock = time.process_time if engine.device.type == "cpu" else time.perf_counter
-    engine.pass_of_tiles()
-    start = clock()
-    engine.pass_of_tiles()
-    return (clock() - start) / engine.batch
 
 
 def _key(engine: Engine, core: Sequence[int]) -> str:

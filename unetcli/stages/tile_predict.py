@@ -142,7 +142,7 @@ def run(
     batches = [Batch.of(mask, others, predictor) for mask in masks]
     is_done = all(mask.store.complete for mask in masks)
     summary: dict[str, Any] = {"out": targets.described(image), "already_done": is_done, "images": len(groups)}
-    summary["shards"] = sum(batch.n_shards for batch in batches)
+    summary["shards"] = sum(map(len, batches))
     if phase.computes and (verify_seams or not is_done):
         predictor.choose_tile(groups.values())
         predictor.settle([ledger for batch in batches for ledger in batch.ledgers])
