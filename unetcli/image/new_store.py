@@ -134,7 +134,8 @@ class NewStore:
     zarr_format
         3 for OME-Zarr 0.5, 2 for 0.4.
     shared
-        Whether other processes may be writing it, too: then nothing that is there is ever removed.
+        Whether other processes may be writing it, too: then nothing that is there is ever removed. None for a stage
+        that is never cut into jobs.
 
     Raises
     ------
@@ -156,9 +157,10 @@ class NewStore:
         inputs: Mapping[str, Location | Sequence[Location] | None],
         overwrite: bool = False,
         zarr_format: int = 3,
-        shared: bool = False,
+        shared: bool | None = None,
     ) -> None:
         self.path, self.stage, self.zarr_format = path, stage, zarr_format
+        self._is_cut = shared is not None
         paths = {role: [given] if isinstance(given, Location) else list(given or ()) for role, given in inputs.items()}
         require_writable(path)
         check_apart(path, [p for listed in paths.values() for p in listed])
@@ -193,13 +195,15 @@ class NewStore:
             return "remains" if recorded else "nothing"
         if is_store(self.path) and "unetcli" in read_attributes(self.path):
             return "complete"
-        if self._is_marked():
+        if self._is_cut and self._is_marked():
             return "without a record"
         raise InputError(f"{self.path}: exists and was not made by unetcli", fix="another -o, or remove it by hand")
 
     @property
     def _mark(self) -> dict[str, Any]:
-        """What each array says of the run that it belongs to."""
+        """What each array says of the run that it belongs to, if that may be one of many jobs."""
+        if not self._is_cut:
+            return {}
         digest = hashlib.sha256(json.dumps(self.fingerprint, sort_keys=True).encode()).hexdigest()[:16]
         return {"unetcli": {"run": digest}}
 
