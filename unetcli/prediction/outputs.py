@@ -64,7 +64,16 @@ def mask(n_classes: int) -> Output:
     """Return the output that is the most probable class of each pixel, of several the first; uint8 for up to 256."""
     dtype = np.min_scalar_type(n_classes - 1).name
     type_of_torch = torch.uint8 if dtype == "uint8" else torch.int32
-    return Output("mask", lambda found: found.argmax(0, keepdim=True).to(type_of_torch), dtype)
+    return Output("mask", lambda found: most_probable(found).to(type_of_torch), dtype)
+
+
+def most_probable(found: Tensor) -> Tensor:
+    """Return the number of the most probable class (1, [z,] y, x), of several the first; faster than argmax."""
+    best, number = found[:1], torch.zeros_like(found[:1], dtype=torch.int32)
+    for k in range(1, len(found)):
+        number = torch.where(found[k : k + 1] > best, k, number)
+        best = torch.maximum(best, found[k : k + 1])
+    return number
 
 
 def probabilities(classes: Sequence[str], dtype: str, chosen: Sequence[int] | None = None) -> Output:
