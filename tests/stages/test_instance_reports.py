@@ -2,17 +2,22 @@
 
 import csv
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 from skimage import measure
 
-from tests.conftest import cells, pixels
+from tests.conftest import Pixels, cells, pixels
 from tests.kernels.test_outline import area, drawn
 from tests.stages.test_instances import segment
 from tests.stages.test_tile_predict import make_model, prepared
 from unetcli.config import PrepConfig
 from unetcli.errors import ConfigError
+from unetcli.image.axes import Axes
+from unetcli.instances.find import Segmented
+from unetcli.instances.outlines import write_outlines
+from unetcli.instances.table import measure_objects
 from unetcli.stages import prep
 
 
@@ -124,6 +129,19 @@ def test_outlines_drawn_again_are_the_objects(tmp_path, model, small_tiles, conn
         assert described["objectType"] == "detection"
         assert described["classification"]["name"] in ("class_1", "class_2")
         assert described["measurements"]["area_px"] == (ids == described["measurements"]["id"]).sum()
+
+
+def test_memory_does_not_grow_with_the_parts_of_an_object(tmp_path):
+    ids = Pixels(np.eye(700, dtype=np.uint32)[None, None, None], axes=Axes.of("yx"))
+    segmented = Segmented("image", Pixels(ids.pixels.astype(np.uint8)), None, 2)
+    objects = measure_objects(segmented, ids, n=1, image="image", classes=("no", "yes"))
+    tracemalloc.start()
+    write_outlines(tmp_path / "o.geojson", objects, ids, workers=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    (feature,) = json.loads((tmp_path / "o.geojson").read_text())["features"]
+    np.testing.assert_array_equal(rasterized([feature], (700, 700)), ids.pixels[0, 0, 0])
+    assert peak < 40 * ids.pixels.size
 
 
 def test_outlines_of_a_level_are_in_pixels_of_full_size(tmp_path, model, monkeypatch):
