@@ -104,10 +104,15 @@ def test_volumes(tmp_path, small_tiles):
         ({"min_size": 5, "fill_holes": True}, {}, "--fill-holes, --min-size: of instances"),
         ({"threshold": 0.5}, {"instances": "i"}, "--threshold: needs the probabilities"),
         ({"split": "probability"}, {"instances": "i"}, "--split probability: needs the probabilities"),
+        ({"threshold": 0.5, "classes": "1,2"}, {"instances": "i", "probabilities": "p"}, "leaves out class_0"),
+        ({"split": "probability", "classes": "0,1"}, {"instances": "i", "probabilities": "p"}, "leaves out class_2"),
         ({}, {"instances": "m"}, "inputs and outputs lie apart"),
         ({}, {"instances": "image.zarr"}, "inputs and outputs lie apart"),
     ],
-    ids=["settings of nothing", "no probabilities", "none to split by", "over the mask", "over the image"],
+    ids=[
+        *("settings of nothing", "no probabilities", "none to split by", "no background", "no class"),
+        *("over the mask", "over the image"),
+    ],
 )
 def test_what_can_not_be(tmp_path, model, config, options, message):
     data = prepared(tmp_path, cells((20, 20), 0)[0])

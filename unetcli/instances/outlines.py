@@ -152,7 +152,11 @@ def _feature(objects: Objects, number: int, mask: NDArray[np.bool_], factors: tu
             "objectType": "detection",
             "name": str(number),
             "classification": {"name": row["class"], "color": list(PALETTE[(which - 1) % len(PALETTE)])},
-            "measurements": {key: row[key] for key in row if key == "id" or key.startswith(MEASURED)},
+            "measurements": {
+                key: value
+                for key, value in row.items()
+                if key == "id" or (key.startswith(MEASURED) and value is not None)
+            },
         },
     }
 

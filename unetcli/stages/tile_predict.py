@@ -123,7 +123,9 @@ def run(
     groups = dict(zip(collection_groups(s.name for s in subjects), subjects, strict=True))
     maps = targets.maps(classes, config)
     targets.check(source, maps, config)
-    check_instances(instances, config, reports, probabilities=probabilities, images=len(groups), ndim=ndim)
+    stored = outputs.chosen_classes(classes, config.classes)
+    found_in: dict[str, Any] = {"probabilities": probabilities, "stored": stored, "classes": classes}
+    check_instances(instances, config, reports, **found_in, images=len(groups), ndim=ndim)
     inputs: dict[str, Any] = {"image": image, "model": model_file(model)}
     if where is not None:
         groups, inputs["where"] = restricted(source, groups, where, deep=ndim == 3)
@@ -155,7 +157,7 @@ def run(
             written.complete(classes, deep=ndim == 3, **run_with)
     if phase.finishes and ids is not None:
         places = [mask.store.path for mask in masks]
-        results = Results(groups, places, probabilities, classes, config.object_ndim or ndim)
+        results = Results(groups, places, **found_in, ndim=config.object_ndim or ndim)
         summary |= write_instances(ids, results, config, reports, **run_with)
     return {**summary, **told}
 
