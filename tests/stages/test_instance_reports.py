@@ -2,17 +2,22 @@
 
 import csv
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 from skimage import measure
 
-from tests.conftest import cells, pixels
+from tests.conftest import Pixels, cells, pixels
 from tests.kernels.test_outline import area, drawn
 from tests.stages.test_instances import segment
 from tests.stages.test_tile_predict import make_model, prepared
 from unetcli.config import PrepConfig
 from unetcli.errors import ConfigError
+from unetcli.image.axes import Axes
+from unetcli.instances.find import Segmented
+from unetcli.instances.outlines import write_outlines
+from unetcli.instances.table import measure_objects
 from unetcli.stages import prep
 
 
@@ -54,6 +59,35 @@ def test_a_table_of_the_whole_image(tmp_path, small_tiles, ndim, config):
                 continue
             assert float(row[f"centroid_{axis}_px"]) == pytest.approx(centroid)
             assert (int(row[f"{axis}_start"]), int(row[f"{axis}_stop"])) == (start, stop)
+
+
+@pytest.mark.parametrize("chosen", ["2,0,1", "class_1", "2,0"])
+def test_probabilities_of_chosen_classes(tmp_path, model, small_tiles, chosen):
+    data = prepared(tmp_path, cells((100, 90), 0)[0])
+    tables = {}
+    for name, config in (("all", {}), ("chosen", {"classes": chosen})):
+        written = {"instances": tmp_path / f"i_{name}", "probabilities": tmp_path / f"p_{name}"}
+        reports = {"table": tmp_path / f"{name}.csv", "outlines": tmp_path / f"{name}.geojson"}
+        segment(data, tmp_path / f"m_{name}", model, config, **written, **reports)
+        tables[name] = rows_of(reports["table"])
+        features = json.loads(reports["outlines"].read_text())["features"]
+        found = {measured["id"]: measured for measured in (f["properties"]["measurements"] for f in features)}
+        for row in tables[name]:
+            assert ("mean_probability" in found[int(row["id"])]) == (row["mean_probability"] != "")
+    is_known = {f"class_{k}": f"{k}" in chosen for k in range(3)}
+    assert {row["class"] for row in tables["all"]} == {"class_1", "class_2"}
+    for row in tables["all"]:
+        row["mean_probability"] *= is_known[row["class"]]
+    assert tables["chosen"] == tables["all"]
+
+
+@pytest.mark.parametrize("config", [{"threshold": 0.6}, {"split": "probability"}], ids=str)
+def test_all_classes_in_another_order_give_the_same_objects(tmp_path, model, small_tiles, config):
+    data = prepared(tmp_path, cells((100, 90), 0)[0])
+    for name, order in (("a", "0,1,2"), ("b", "2,0,1")):
+        written = {"instances": tmp_path / f"i_{name}", "probabilities": tmp_path / f"p_{name}"}
+        segment(data, tmp_path / f"m_{name}", model, {**config, "classes": order}, **written)
+    np.testing.assert_array_equal(pixels(tmp_path / "i_a"), pixels(tmp_path / "i_b"))
 
 
 def test_the_same_bytes_for_any_tiling(tmp_path, model, monkeypatch):
@@ -124,6 +158,19 @@ def test_outlines_drawn_again_are_the_objects(tmp_path, model, small_tiles, conn
         assert described["objectType"] == "detection"
         assert described["classification"]["name"] in ("class_1", "class_2")
         assert described["measurements"]["area_px"] == (ids == described["measurements"]["id"]).sum()
+
+
+def test_memory_does_not_grow_with_the_parts_of_an_object(tmp_path):
+    ids = Pixels(np.eye(700, dtype=np.uint32)[None, None, None], axes=Axes.of("yx"))
+    segmented = Segmented("image", Pixels(ids.pixels.astype(np.uint8)), None, 2)
+    objects = measure_objects(segmented, ids, n=1, image="image", classes=("no", "yes"), stored=())
+    tracemalloc.start()
+    write_outlines(tmp_path / "o.geojson", objects, ids, workers=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    (feature,) = json.loads((tmp_path / "o.geojson").read_text())["features"]
+    np.testing.assert_array_equal(rasterized([feature], (700, 700)), ids.pixels[0, 0, 0])
+    assert peak < 40 * ids.pixels.size
 
 
 def test_outlines_of_a_level_are_in_pixels_of_full_size(tmp_path, model, monkeypatch):

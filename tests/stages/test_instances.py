@@ -104,10 +104,23 @@ def test_volumes(tmp_path, small_tiles):
         ({"min_size": 5, "fill_holes": True}, {}, "--fill-holes, --min-size: of instances"),
         ({"threshold": 0.5}, {"instances": "i"}, "--threshold: needs the probabilities"),
         ({"split": "probability"}, {"instances": "i"}, "--split probability: needs the probabilities"),
+        ({"threshold": 0.5, "classes": "1,2"}, {"instances": "i", "probabilities": "p"}, "leaves out class_0"),
+        ({"split": "probability", "classes": "0,1"}, {"instances": "i", "probabilities": "p"}, "leaves out class_2"),
         ({}, {"instances": "m"}, "inputs and outputs lie apart"),
+        ({}, {"instances": "u", "uncertainty": "u"}, "inputs and outputs lie apart"),
+        ({}, {"instances": "i", "table": "image.zarr/t.csv"}, "inputs and outputs lie apart"),
+        ({}, {"instances": "i", "outlines": "i/o.json"}, "inputs and outputs lie apart"),
+        ({"split_depth": 3}, {"instances": "i"}, "--split-depth without --split"),
+        ({"split_sigma": 3, "split": "distance"}, {"instances": "i"}, "--split-sigma without --split probability"),
+        ({"split_reach": 9, "split": "probability"}, {"instances": "i"}, "--split-reach without --split distance"),
+        ({"split_depth": 2, "split": "probability"}, {"instances": "i"}, "--split-depth 2 .* at most 1"),
         ({}, {"instances": "image.zarr"}, "inputs and outputs lie apart"),
     ],
-    ids=["settings of nothing", "no probabilities", "none to split by", "over the mask", "over the image"],
+    ids=[
+        *("settings of nothing", "no probabilities", "none to split by", "no background", "no class"),
+        *("over the mask", "over the uncertainty", "a table in the image", "outlines in the ids", "depth of no split"),
+        *("sigma of distances", "reach of probabilities", "depth of probabilities", "over the image"),
+    ],
 )
 def test_what_can_not_be(tmp_path, model, config, options, message):
     data = prepared(tmp_path, cells((20, 20), 0)[0])
@@ -115,6 +128,7 @@ def test_what_can_not_be(tmp_path, model, config, options, message):
     with pytest.raises(ConfigError, match=message):
         segment(data, tmp_path / "m", model, config, **{k: tmp_path / v for k, v in options.items()})
     assert files_of(data) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"image.npy", "image.zarr"}
 
 
 def test_they_are_scored_as_objects(tmp_path, instances, trained):

@@ -283,7 +283,7 @@ def test_a_second_call_does_nothing_and_changes_are_refused(tmp_path, models):
     assert predict(data, tmp_path / "m", models["same"], probabilities=tmp_path / "p")["already_done"]
     with pytest.raises(ConfigError, match="inputs model was"):
         predict(data, tmp_path / "m", models["batch"], probabilities=tmp_path / "p")
-    with pytest.raises(ConfigError, match="outputs was"):
+    with pytest.raises(ConfigError, match='outputs was "mask, probabilities", is "mask"'):
         predict(data, tmp_path / "m", models["same"])
     assert files_of(tmp_path / "m", tmp_path / "p") == before
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from tests.conftest import cells, pixels
@@ -54,6 +55,19 @@ def store_of(folder, array, **config):
     """Write an array as a store of its own."""
     folder.mkdir()
     return prepared(folder, array, **config)
+
+
+def test_there_are_no_objects_where_nothing_is_predicted(tmp_path, models, small_tiles, small_blocks):
+    data = prepared(tmp_path, cells((60, 70), 0)[0])
+    inside = np.zeros((1, 60, 70), np.uint8)
+    inside[:, 20:30, 25:40] = 1
+    region = store_of(tmp_path / "region", inside[0])
+    written = {"probabilities": tmp_path / "p", "instances": tmp_path / "i"}
+    config = PredictConfig(threshold=0.3)
+    tile_predict.run(data, tmp_path / "m", config, model=models["same"], where=str(region), **written)
+    expected = np.where(blocks_with(inside, small_blocks[2]), pixels(tmp_path / "p")[0, 1] >= 0.3, False)
+    np.testing.assert_array_equal(pixels(tmp_path / "i")[0, 0], ndimage.label(expected)[0])
+    assert expected.any()
 
 
 @pytest.mark.parametrize("shard", [16, 32, 4096])

@@ -139,6 +139,19 @@ class PredictConfig(Config):
                 )
         if self.precision == "bfloat16" and self.engine in ("onnxruntime", "openvino"):
             found.append(f"--precision bfloat16: --engine {self.engine} computes in float32")
+        return found + self._mistakes_of_split()
+
+    def _mistakes_of_split(self) -> list[str]:
+        """Find settings of splits that are made in another way, or not at all."""
+        changed = self.instance_settings(changed=True)
+        ways = {"split_depth": None, "split_reach": "distance", "split_sigma": "probability"}
+        found = [
+            f"--{name.replace('_', '-')} without --split {way or 'distance or probability'}: expected both or neither"
+            for name, way in ways.items()
+            if name in changed and (self.split != way if way else self.split == "none")
+        ]
+        if self.split == "probability" and (self.split_depth or 0) > 1:
+            found.append(f"--split-depth {self.split_depth:g} of --split probability: expected at most 1")
         return found
 
 

@@ -34,7 +34,7 @@ class Segmented:
     mask
         Class of each pixel, 0 = background.
     probabilities
-        Of each class, as they are stored, if they are.
+        Of all classes, as they are stored, if they are.
     ndim
         2: its objects lie in planes, 3: in volumes.
     """
@@ -110,6 +110,8 @@ def foreground(
 def likeliest_class(probabilities: NDArray[np.int64], threshold: float) -> NDArray[np.int64]:
     """Return the likeliest class but the background, (t, 1, z, y, x), or 0 where the background is too probable.
 
+    Where nothing was predicted no class has a probability, and there are no objects.
+
     Parameters
     ----------
     probabilities : (t, classes, z, y, x) int
@@ -117,5 +119,5 @@ def likeliest_class(probabilities: NDArray[np.int64], threshold: float) -> NDArr
     threshold
         Least probability of not being background.
     """
-    is_object = FULL - probabilities[:, :1] >= threshold * FULL
+    is_object = (FULL - probabilities[:, :1] >= threshold * FULL) & probabilities.any(axis=1, keepdims=True)
     return np.where(is_object, 1 + probabilities[:, 1:].argmax(axis=1)[:, np.newaxis], 0)

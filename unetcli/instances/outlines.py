@@ -17,9 +17,8 @@ from unetcli.image.source import Source
 from unetcli.image.streaming import Progress, reduce_tiles, silent, work_on
 from unetcli.image.tiling import Box, Tile, TileGrid, spans
 from unetcli.instances.table import Objects
-from unetcli.kernels.labels import label_components
 from unetcli.kernels.measure import CLASS, START, STOP, TOTAL
-from unetcli.kernels.outline import trace
+from unetcli.kernels.outline import parts_of, trace
 from unetcli.labelling import grid_over
 
 Block = NDArray[Any]
@@ -139,7 +138,7 @@ def _feature(objects: Objects, number: int, mask: NDArray[np.bool_], factors: tu
     t, z, *_ = (int(n) for n in objects.measured[number, START:STOP])
     which = int(objects.measured[number, CLASS])
     start = objects.measured[number, START + 2 : STOP]
-    polygons = [[_scaled(ring, start, factors) for ring in trace(part)] for part in _parts(mask)]
+    polygons = [[_scaled(ring, start + at, factors) for ring in trace(part)] for part, at in parts_of(mask)]
     geometry: dict[str, Any] = {"type": "Polygon", "coordinates": polygons[0]}
     if len(polygons) > 1:
         geometry = {"type": "MultiPolygon", "coordinates": polygons}
@@ -153,15 +152,13 @@ def _feature(objects: Objects, number: int, mask: NDArray[np.bool_], factors: tu
             "objectType": "detection",
             "name": str(number),
             "classification": {"name": row["class"], "color": list(PALETTE[(which - 1) % len(PALETTE)])},
-            "measurements": {key: row[key] for key in row if key == "id" or key.startswith(MEASURED)},
+            "measurements": {
+                key: value
+                for key, value in row.items()
+                if key == "id" or (key.startswith(MEASURED) and value is not None)
+            },
         },
     }
-
-
-def _parts(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """Return the parts of an object that are connected across faces: mostly one."""
-    labels, first = label_components(mask[np.newaxis].view(np.uint8))
-    return [mask] if len(first) == 1 else [labels[0] == k for k in range(1, len(first) + 1)]
 
 
 def _scaled(

@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unetcli.image.source import Source
-from unetcli.image.tiling import Box
+from unetcli.image.source import Source, View
+from unetcli.image.tiling import Box, Shape
 from unetcli.kernels.heights import FULL
+
+
+@dataclass(frozen=True)
+class OfAllClasses(View):
+    """Stored probabilities of some classes, in any order, as a source of those of all classes: 0 where there are none.
+
+    Parameters
+    ----------
+    stored
+        The class of each channel.
+    n_classes
+        How many there are.
+    """
+
+    stored: Sequence[int]
+    n_classes: int
+
+    @property
+    def shape(self) -> Shape:
+        """As many channels as classes."""
+        t, _, *zyx = self.source.shape
+        return (t, self.n_classes, *zyx)
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Return the probabilities of all classes in a box."""
+        found = np.zeros(box.replace(1, 0, self.n_classes).shape, self.dtype)
+        found[:, list(self.stored)] = read_all_channels(self.source, box)
+        return found
 
 
 def quantized(probabilities: NDArray[Any]) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from unetcli.image.inputs import open_inputs
 from unetcli.image.levels import Subject
 from unetcli.image.location import Location
 from unetcli.image.new_output import check_output
-from unetcli.image.new_store import NewStore
+from unetcli.image.new_store import NewStore, check_apart
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pyramid import build_pyramids, level_shapes, nearest_2x2
 from unetcli.image.resample import snapped
@@ -22,6 +22,7 @@ from unetcli.image.store import Level
 from unetcli.image.streaming import Progress, silent
 from unetcli.instances.find import Segmented, find_objects
 from unetcli.instances.outlines import check_outlines, write_outlines
+from unetcli.instances.probabilities import OfAllClasses
 from unetcli.instances.table import check_table, measure_objects, write_table
 
 
@@ -37,6 +38,8 @@ class Results:
         Where their masks are: a store or file of all, or one of each.
     probabilities
         Where their probabilities are, if anywhere.
+    stored
+        The classes whose probabilities these are.
     classes
         Names of the classes.
     ndim
@@ -46,6 +49,7 @@ class Results:
     subjects: Mapping[str, Subject]
     masks: Sequence[Location]
     probabilities: Location | None
+    stored: Sequence[int]
     classes: Sequence[str]
     ndim: int
 
@@ -55,6 +59,7 @@ class Results:
         probabilities = _opened([self.probabilities]) if self.probabilities is not None else [None] * len(masks)
         for (group, subject), mask, found in zip(self.subjects.items(), masks, probabilities, strict=True):
             ndim = min(self.ndim, 2 + (subject.shape[2] > 1))
+            found = found and OfAllClasses(found, self.stored, len(self.classes))
             yield group, subject, Segmented(group or "image", mask, found, ndim)
 
 
@@ -90,6 +95,9 @@ def check_instances(
     reports: Reports,
     *,
     probabilities: Location | None,
+    stored: Sequence[int],
+    classes: Sequence[str],
+    apart_from: Sequence[Location],
     images: int,
     ndim: int,
 ) -> None:
@@ -98,8 +106,8 @@ def check_instances(
     Raises
     ------
     ConfigError
-        If there are such settings but no instances, they need probabilities that are not written, or a report can
-        not be.
+        If there are such settings but no instances, they need probabilities that are not written (`stored` are the
+        classes whose are), a report can not be, or they are not apart from what is read and from other outputs.
     """
     if instances is None:
         given = [f"--{name.replace('_', '-')}" for name in config.instance_settings(changed=True)]
@@ -114,10 +122,19 @@ def check_instances(
     ):
         if is_given and probabilities is None:
             raise ConfigError(f"{option}: needs the probabilities", fix="--probabilities p.zarr")
+        if is_given and len(stored) < len(classes):
+            lacking = ", ".join(name for number, name in enumerate(classes) if number not in stored)
+            raise ConfigError(
+                f"{option}: needs the probabilities of all classes; --classes {config.classes} leaves out {lacking}",
+                fix="leave out --classes",
+            )
     if reports.table is not None:
         check_table(reports.table)
     if reports.outlines is not None:
         check_outlines(reports.outlines, images=images, ndim=config.object_ndim or ndim)
+    check_apart(instances, apart_from)
+    for path in reports.given.values():
+        check_apart(path, [*apart_from, instances])
 
 
 def write_instances(
@@ -172,6 +189,7 @@ def _report(
     shared: dict[str, Any] = {"workers": workers, "progress": progress}
     for (_, subject, segmented), source in zip(results.segmented(), ids, strict=True):
         named: dict[str, Any] = {"n": counts[subject.name], "image": subject.name, "classes": results.classes}
+        named["stored"] = results.stored
         measured.append(measure_objects(segmented, source, **named, threshold=config.threshold, **shared))
     if reports.table is not None:
         write_table(reports.table, measured)

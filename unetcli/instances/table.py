@@ -44,6 +44,8 @@ class Objects:
         2: objects lie in planes, 3: in volumes.
     classes
         Names.
+    stored
+        The classes whose probability is known.
     measured : (n + 1, k) int64
         See `unetcli.kernels.measure`; the first row is that of no object.
     """
@@ -52,6 +54,7 @@ class Objects:
     axes: Axes
     ndim: int
     classes: Sequence[str]
+    stored: Sequence[int]
     measured: NDArray[np.int64]
 
     def columns(self) -> list[str]:
@@ -86,7 +89,7 @@ class Objects:
         for axis, (start, stop, total) in at.items():
             values |= {f"centroid_{axis}_px": total / size, f"{axis}_start": start, f"{axis}_stop": stop}
         if len(found) > PROBABILITY:
-            values["mean_probability"] = found[PROBABILITY + which] / (size * FULL)
+            values["mean_probability"] = found[PROBABILITY + which] / (size * FULL) if which in self.stored else None
         return {column: values[column] for column in self.columns()}
 
     def rows(self) -> Iterator[list[dict[str, Any]]]:
@@ -103,6 +106,7 @@ def measure_objects(
     n: int,
     image: str,
     classes: Sequence[str],
+    stored: Sequence[int],
     threshold: float | None = None,
     workers: int | None = None,
     progress: Progress = silent,
@@ -117,6 +121,8 @@ def measure_objects(
         Their complete ids, 1..n.
     n, image, classes
         Number of objects; names of the image, and of the classes.
+    stored
+        The classes whose probability is known.
     threshold
         Of probability, where classes follow from it.
     """
@@ -134,7 +140,7 @@ def measure_objects(
     total = nothing(n, 0 if segmented.probabilities is None else segmented.probabilities.shape[1])
     for found, table in reduce_tiles(look, works, read=read_all_channels, workers=workers, progress=progress):
         add_up(total, found, table)
-    return Objects(image, ids.axes, segmented.ndim, classes, total)
+    return Objects(image, ids.axes, segmented.ndim, classes, stored, total)
 
 
 def check_table(path: Path) -> None:

@@ -76,15 +76,13 @@ def most_probable(found: Tensor) -> Tensor:
     return number
 
 
-def probabilities(classes: Sequence[str], dtype: str, chosen: Sequence[int] | None = None) -> Output:
-    """Return the output that is the probability of each class, or of the chosen ones.
+def probabilities(classes: Sequence[str], dtype: str, chosen: Sequence[int]) -> Output:
+    """Return the output that is the probability of the chosen classes.
 
     As uint8 it is 255 times that, rounded.
     """
-    numbers = list(range(len(classes))) if chosen is None else list(chosen)
-    return Output(
-        "probabilities", lambda found: _typed(found[numbers], dtype), dtype, tuple(classes[k] for k in numbers)
-    )
+    names = tuple(classes[number] for number in chosen)
+    return Output("probabilities", lambda found: _typed(found[list(chosen)], dtype), dtype, names)
 
 
 def entropy(dtype: str) -> Output:
@@ -110,8 +108,8 @@ def _typed(values: Tensor, dtype: str) -> Tensor:
     return (values * 255).round().to(torch.uint8) if dtype == "uint8" else values.to(getattr(torch, dtype))
 
 
-def chosen_classes(classes: Sequence[str], chosen: str | None) -> list[int] | None:
-    """Return the numbers of the classes that a user names, by name or number, in the order given; None for all.
+def chosen_classes(classes: Sequence[str], chosen: str | None) -> list[int]:
+    """Return the numbers of the classes that a user names, by name or number, in the order given; by default all.
 
     Raises
     ------
@@ -119,8 +117,8 @@ def chosen_classes(classes: Sequence[str], chosen: str | None) -> list[int] | No
         If the model has no such class, or one is named twice.
     """
     if chosen is None:
-        return None
-    found = []
+        return list(range(len(classes)))
+    found: list[int] = []
     for name in (part.strip() for part in chosen.split(",")):
         number = classes.index(name) if name in classes else int(name) if name.isdecimal() else -1
         if not 0 <= number < len(classes) or number in found:

@@ -14,7 +14,7 @@ from unetcli.image.ledger import read_settled
 from unetcli.image.levels import Subject
 from unetcli.image.location import Location
 from unetcli.image.new_output import new_output
-from unetcli.image.new_store import NewStore, check_apart, collection_groups
+from unetcli.image.new_store import NewStore, collection_groups
 from unetcli.image.parts import Phase
 from unetcli.image.scheduling import run_scheduled
 from unetcli.image.store import open_store
@@ -123,7 +123,10 @@ def run(
     groups = dict(zip(collection_groups(s.name for s in subjects), subjects, strict=True))
     maps = targets.maps(classes, config)
     targets.check(source, maps, config)
-    check_instances(instances, config, reports, probabilities=probabilities, images=len(groups), ndim=ndim)
+    stored = outputs.chosen_classes(classes, config.classes)
+    found_in: dict[str, Any] = {"probabilities": probabilities, "stored": stored, "classes": classes}
+    taken = [place for place in (image, out, probabilities, uncertainty) if place is not None]
+    check_instances(instances, config, reports, **found_in, apart_from=taken, images=len(groups), ndim=ndim)
     inputs: dict[str, Any] = {"image": image, "model": model_file(model)}
     if where is not None:
         groups, inputs["where"] = restricted(source, groups, where, deep=ndim == 3)
@@ -132,13 +135,13 @@ def run(
         found = estimate(predictor, list(groups.values()), [outputs.mask(len(classes)), *maps.values()], workers)
         line = sbatch_line(_command(image, config, asked), found, predictor.device.type)
         return {**found, "sbatch": line, **told}
-    settings = {**config.pixel_settings(), "outputs": ["mask", *(output.kind for output in maps.values())]}
+    settings = {**config.pixel_settings(), "outputs": ", ".join(["mask", *(output.kind for output in maps.values())])}
     settings["where"] = where and ("labels" if inputs["where"] else where)
     fixed: dict[str, Any] = {"settings": settings, "inputs": inputs, "overwrite": overwrite}
     masks, others = targets.begin(
         source, groups, maps, classes, config.ngff, {**fixed, "shared": phase.is_shared}, run_with
     )
-    ids = None if phase.part else _begin_instances(instances, targets, fixed, config, run_with)
+    ids = None if phase.part else _begin_instances(instances, fixed, config, run_with)
     batches = [Batch.of(mask, others, predictor) for mask in masks]
     is_done = all(mask.store.complete for mask in masks)
     summary: dict[str, Any] = {"out": targets.described(image), "already_done": is_done, "images": len(groups)}
@@ -155,7 +158,7 @@ def run(
             written.complete(classes, deep=ndim == 3, **run_with)
     if phase.finishes and ids is not None:
         places = [mask.store.path for mask in masks]
-        results = Results(groups, places, probabilities, classes, config.object_ndim or ndim)
+        results = Results(groups, places, **found_in, ndim=config.object_ndim or ndim)
         summary |= write_instances(ids, results, config, reports, **run_with)
     return {**summary, **told}
 
@@ -169,11 +172,10 @@ def _command(image: Location, config: PredictConfig, asked: Mapping[str, Any]) -
 
 
 def _begin_instances(
-    path: Location | None, targets: Targets, fixed: dict[str, Any], config: PredictConfig, run_with: dict[str, Any]
+    path: Location | None, fixed: dict[str, Any], config: PredictConfig, run_with: dict[str, Any]
 ) -> NewStore | None:
     """Begin the store of ids, if there is one: they follow from what the mask follows from, and from their settings."""
     if path is None:
         return None
-    check_apart(path, [place for place in (targets.out, targets.probabilities) if place is not None])
     settings = {**fixed["settings"], **config.instance_settings()}
     return new_output(path, stage="tile-predict instances", **{**fixed, "settings": settings}, **run_with)
