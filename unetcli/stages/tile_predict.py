@@ -128,8 +128,13 @@ def run(
     if where is not None:
         groups, inputs["where"] = restricted(source, groups, where, deep=ndim == 3)
         told = {"skipped": share_skipped(list(groups.values())), **told}
+    apart = [image, inputs["model"], *inputs.get("where", ())]
+    for path in (place for place in (out, *maps, instances) if place is not None):
+        check_apart(path, apart)
+        apart.append(path)
     if dry_run:
         found = estimate(predictor, list(groups.values()), [outputs.mask(len(classes)), *maps.values()], workers)
+        asked |= {"device": device if device != "auto" else None, "workers": workers}
         line = sbatch_line(_command(image, config, asked), found, predictor.device.type)
         return {**found, "sbatch": line, **told}
     settings = {**config.pixel_settings(), "outputs": ["mask", *(output.kind for output in maps.values())]}
@@ -138,7 +143,7 @@ def run(
     masks, others = targets.begin(
         source, groups, maps, classes, config.ngff, {**fixed, "shared": phase.is_shared}, run_with
     )
-    ids = None if phase.part else _begin_instances(instances, targets, fixed, config, run_with)
+    ids = None if phase.part else _begin_instances(instances, fixed, config, run_with)
     batches = [Batch.of(mask, others, predictor) for mask in masks]
     is_done = all(mask.store.complete for mask in masks)
     summary: dict[str, Any] = {"out": targets.described(image), "already_done": is_done, "images": len(groups)}
@@ -163,17 +168,16 @@ def run(
 def _command(image: Location, config: PredictConfig, asked: Mapping[str, Any]) -> list[str]:
     """Return the command line that asks for the same."""
     changed = {f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != f.default}
-    given = {f"--{k.replace('_', '-')}": v for k, v in {**asked, **changed}.items() if v not in (None, False)}
+    given = {f"--{k.replace('_', '-')}": v for k, v in {**asked, **changed}.items() if v is not None}  # 0 is a value
     texts = [text for name, value in given.items() for text in ([name] if value is True else [name, str(value)])]
     return ["tile-predict", str(image), *texts]
 
 
 def _begin_instances(
-    path: Location | None, targets: Targets, fixed: dict[str, Any], config: PredictConfig, run_with: dict[str, Any]
+    path: Location | None, fixed: dict[str, Any], config: PredictConfig, run_with: dict[str, Any]
 ) -> NewStore | None:
     """Begin the store of ids, if there is one: they follow from what the mask follows from, and from their settings."""
     if path is None:
         return None
-    check_apart(path, [place for place in (targets.out, targets.probabilities) if place is not None])
     settings = {**fixed["settings"], **config.instance_settings()}
     return new_output(path, stage="tile-predict instances", **{**fixed, "settings": settings}, **run_with)
