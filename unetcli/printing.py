@@ -85,12 +85,14 @@ def print_result(name: str, result: dict[str, Any], common: Common) -> None:
     table.add_column(overflow="fold")
     if result.pop("already_done", False):
         table.add_row(name, "was complete already; nothing to do")
-    faults = result.pop("faults", [])
+    faults, to_copy = result.pop("faults", []), result.pop("sbatch", None)
     for key, value in result.items():
         for k, line in enumerate(value if isinstance(value, list) else [value]):
             shown = _number(line) if isinstance(line, float) else str(line)
             table.add_row(key.replace("_", " ") if k == 0 else "", Text(shown))  # names may hold [brackets]
     console.print(table)
+    if to_copy:  # not a cell of the table, which would fold it
+        console.print(Text(to_copy), soft_wrap=True)
     for fault in faults:
         console.print(Text.assemble(("fault", "red"), "  ", fault), soft_wrap=True)
 

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from unetcli.errors import ConfigError
-from unetcli.image.ledger import Ledger, check_fingerprint, ledger_path
+from unetcli.errors import ConfigError, InputError, Unfinished
+from unetcli.image.ledger import Ledger, check_fingerprint, forget, ledger_path
 
 PLAN = {"stage": "weights", "settings": {"w0": 10.0, "sigma": 5.0, "ndim": None}, "inputs": {"data": "ab12"}}
 
@@ -96,6 +96,48 @@ def test_removing_leaves_nothing(out):
     ledger = Ledger(out, PLAN)
     ledger.record("a/0")
     ledger.scratch("faces").write_text("intermediate")
-    ledger.remove()
+    forget(out)
     assert list(out.parent.iterdir()) == []
     Ledger(out, {"stage": "another"})
+
+
+@pytest.mark.parametrize("file", ["plan.json", "computed.settled.json", "a.done"])
+@pytest.mark.parametrize("content", [b"", b'{"sta', b"[]", b"\xff"], ids=["empty", "cut", "no table", "no text"])
+def test_a_damaged_file_is_named_with_a_remedy(out, file, content):
+    Ledger(out, PLAN).settle("computed", {"step": [16]})
+    (ledger_path(out) / file).write_bytes(content)
+    if file == "a.done" and content != b"\xff":
+        assert "a/0" not in Ledger(out, PLAN)
+        return
+    with pytest.raises(InputError, match=f"{file}: is damaged") as caught:
+        Ledger(out, PLAN).settled()
+    assert "remove the folder" in caught.value.fix
+
+
+@pytest.mark.parametrize("use", [
+    lambda ledger: ledger.record("a/1"), lambda ledger: ledger.settled(), lambda ledger: ledger.settle("computed", {}),
+    lambda ledger: ledger.noted_parts(),
+], ids=["record", "settled", "settle", "parts"])  # fmt: skip
+def test_nothing_is_believed_of_a_ledger_without_its_plan(out, use):
+    """Another process that completes the store removes the plan first, and is slow with the rest."""
+    ledger = Ledger(out, PLAN)
+    ledger.record("a/0")
+    (ledger_path(out) / "plan.json").unlink()
+    with pytest.raises(Unfinished, match="was removed"):
+        use(ledger)
+    forget(out)
+    assert not ledger_path(out).exists()
+
+
+def test_what_fails_because_the_ledger_is_gone_is_not_blamed_on_the_files(out):
+    ledger = Ledger(out, PLAN)
+
+    def read_a_shard():
+        with ledger.present():
+            raise InputError("a shard is missing")
+
+    with pytest.raises(InputError):
+        read_a_shard()
+    forget(out)
+    with pytest.raises(Unfinished):
+        read_a_shard()

@@ -120,7 +120,8 @@ def test_stopped_and_called_again_ends_in_the_same_bytes(tmp_path, small_tiles, 
     stopped = run_and_signal(number, command, after=n_calls - from_the_end, shard=32, chunk=16)
     assert stopped.returncode == (75 if number == signal.SIGTERM else -number), stopped.stderr
     assert not out.exists()
-    assert (ledger_path(out) / "export.tif").exists() == (from_the_end < 20)
+    is_left = number == signal.SIGKILL and from_the_end < 20
+    assert any(ledger_path(out).glob("export-*.tif")) == is_left
     for command in (info.run, lambda path: open_inputs([path])):
         with pytest.raises(InputError, match="is not complete"):
             command(out)

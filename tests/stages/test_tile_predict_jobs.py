@@ -1,5 +1,6 @@
 """Prediction in many jobs: any cut into parts, any order, twice or at once, ends in the bytes of one run."""
 
+import shlex
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ from tests.conftest import assert_same_files, cells, files_of
 from tests.forks import at_once, killed
 from tests.stages.test_tile_predict import make_model
 from unetcli.config import PredictConfig, PrepConfig
-from unetcli.errors import ConfigError, MissingShardsError
+from unetcli.errors import ConfigError, MissingShardsError, Unfinished
 from unetcli.image.ledger import ledger_path
 from unetcli.stages import prep, tile_predict
 
@@ -254,6 +255,38 @@ def test_processes_that_begin_at_once_do_not_destroy_each_others_work(tmp_path, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ending", ["zarr", "tif"])
+def test_finishing_several_times_at_once(tmp_path, image, model, small, ending):
+    """One of them completes the outputs; what the others read meanwhile may be gone, and must not be written."""
+
+    def command(name, *phase):
+        others = ["--probabilities", tmp_path / f"{name}_p.{ending}", "--instances", tmp_path / f"{name}_i.{ending}"]
+        return command_of(image, model, tmp_path / f"{name}.{ending}", *others, *phase)
+
+    at_once([command("whole")])
+    for k in range(3):
+        at_once([command(f"m{k}", "--part", "0/1")])
+        codes = at_once([command(f"m{k}", "--finish")] * 3)
+        assert set(codes) <= {0, 75}
+        assert at_once([command(f"m{k}", "--finish")]) == [0]
+        for output in ("", "_p", "_i"):
+            made, expected = (tmp_path / f"{name}{output}.{ending}" for name in (f"m{k}", "whole"))
+            if ending == "tif":
+                assert made.read_bytes() == expected.read_bytes()
+            else:
+                assert_same_files(made, expected)
+            assert not ledger_path(made).exists()
+
+
+def test_a_shard_that_was_lost_is_noticed(tmp_path, image, model, small, cli):
+    """It is on record, so nothing but reading it tells: zeros in its place would be taken for background."""
+    predict(image, tmp_path / "m", model, part="0/1")
+    (tmp_path / "m" / "0" / "c" / "1" / "1").unlink()
+    assert cli("tile-predict", image, "--model", model, "-o", tmp_path / "m", "--finish") == 3
+    assert "0/c/1/1: is missing" in cli.err
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["a store", "a TIFF"])
 def test_killed_at_thirty_random_moments(tmp_path, model, small, kind):
     np.save(tmp_path / "image.npy", cells((200, 210), 3)[0])
@@ -288,4 +321,42 @@ def test_a_dry_run_says_what_it_takes_and_how_to_cut_it(tmp_path, image, model, 
     assert found["sbatch"].startswith("sbatch --array=0-11 --cpus-per-task=")
     places = f"--out {tmp_path / 'm'} --probabilities {tmp_path / 'p'}"
     asked = f"array.sbatch 12 tile-predict {image} --model {model} {places}"
-    assert found["sbatch"].endswith(f"{asked} --tta flips")
+    assert found["sbatch"].endswith(f"{asked} --device cpu --tta flips")
+
+
+def test_the_line_of_a_dry_run_asks_for_the_same(tmp_path, image, model, small, cli, monkeypatch):
+    """It is copied from a terminal of any width: whole, with spaces in names, and with values of 0."""
+    monkeypatch.setenv("COLUMNS", "60")
+    places = ["-o", tmp_path / "a mask", "--probabilities", tmp_path / "p", "--instances", tmp_path / "i"]
+    settings = ["--split", "probability", "--split-sigma", "0", "--workers", "1"]
+    command = ["tile-predict", image, "--model", model, "--device", "cpu", *places, *settings]
+    assert cli(*command, "--dry-run") == 0
+    (line,) = [line for line in cli.out.splitlines() if line.startswith("sbatch ")]
+    given = shlex.split(line)
+    assert cli(*command) == 0
+    assert cli(*given[given.index("tile-predict") :], "--finish") == 0
+    assert "was complete already" in cli.out
+
+
+@pytest.mark.parametrize("twice", ["--probabilities", "--uncertainty", "--instances"])
+@pytest.mark.parametrize("dry_run", [True, False], ids=["dry run", "run"])
+def test_outputs_lie_apart(tmp_path, image, model, cli, twice, dry_run):
+    command = ["tile-predict", image, "--model", model, "-o", tmp_path / "m", *["--dry-run"] * dry_run]
+    assert cli(*command, twice, tmp_path / "m") == 4
+    assert "is, lies in or holds" in cli.err
+    if twice != "--uncertainty":
+        assert cli(*command, twice, tmp_path / "u", "--uncertainty", tmp_path / "u") == 4
+        assert "is, lies in or holds" in cli.err
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_choice_that_another_process_made_first_is_followed_when_called_again(tmp_path, image, model, small):
+    """Of jobs that begin at once on different devices, each proposes what is best for its own."""
+    predict(image, tmp_path / "m", model, part="0/2")
+    settled = ledger_path(tmp_path / "m") / "computed.settled.json"
+    settled.write_text(settled.read_text().replace('"float32"', '"bfloat16"'))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unetcli.stages.tile_predict.read_settled", lambda _: {})
+        with pytest.raises(Unfinished, match="just begun the output with --precision bfloat16"):
+            predict(image, tmp_path / "m", model, part="1/2")
+    assert predict(image, tmp_path / "m", model, part="1/2")["shards"] == 6

@@ -10,7 +10,8 @@ Beside a store ``OUT`` that is being written lies the folder ``OUT.unetcli``::
 A line is added after the tile's bytes were written, never before, so what is recorded is there. Each process writes
 files of its own, each time whole (nothing can be added to an object on a server), so no locks are needed, on no
 file system. What processes must agree on is written by the one that is first. A line cut short has no newline and
-does not count. When the store is complete the folder goes away, the plan last.
+does not count. When the store is complete the folder goes away, the plan first: as long as that is there, so is all
+else, and what was read before is true.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from unetcli.errors import ConfigError, InputError, Unfinished
+from unetcli.errors import ConfigError, InputError, Unfinished, first_line
 from unetcli.image.location import Location, empty, write
 
 PLAN = "plan.json"
@@ -31,6 +32,8 @@ SETTLED = ".settled.json"
 L = TypeVar("L", bound=Location)
 LINES = 1000
 """A file of finished tiles gets about so many lines, so that writing it stays cheap."""
+REMOVALS = 10
+"""So often the folder is removed again, when others write there at the same time."""
 
 
 def ledger_path(out: L) -> L:
@@ -49,7 +52,7 @@ def read_plan(out: Location) -> dict[str, Any] | None:
     """Return the fingerprint of the run that is writing a store; empty while an older store is removed."""
     plan = ledger_path(out) / PLAN
     try:
-        return dict(json.loads(plan.read_text())) if plan.is_file() else None
+        return _parsed(plan, _text(plan)) if plan.is_file() else None
     except FileNotFoundError:  # it was removed just now
         return None
 
@@ -63,12 +66,34 @@ def read_settled(out: Location) -> dict[str, Any]:
 
 
 def _settled(folder: Location) -> dict[str, Any]:
-    return {name.removesuffix(SETTLED): json.loads(text) for name, text in _texts(folder, SETTLED).items()}
+    texts = _texts(folder, SETTLED)
+    return {name.removesuffix(SETTLED): _parsed(folder / name, text) for name, text in texts.items()}
 
 
 def _texts(folder: Location, ending: str) -> dict[str, str]:
     """Return the text of all files of a kind by their names."""
-    return {file.name: file.read_text() for file in folder.iterdir() if file.name.endswith(ending)}
+    return {file.name: _text(file) for file in folder.iterdir() if file.name.endswith(ending)}
+
+
+def _text(file: Location) -> str:
+    try:
+        return file.read_text()
+    except ValueError as error:
+        raise _damaged(file, error) from error
+
+
+def _parsed(file: Location, text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text).items())
+    except (ValueError, AttributeError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Location, error: Exception) -> InputError:
+    return InputError(
+        f"{file}: is damaged ({first_line(error)})",
+        fix="remove the folder that it lies in; the same command then makes all again",
+    )
 
 
 def has_remains(out: Location) -> bool:
@@ -85,6 +110,22 @@ def begin_anew(out: Location) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / PLAN, "{}")
     empty(folder, but=PLAN)
+
+
+def forget(out: Location) -> None:
+    """Remove the record of a store that is complete, the plan first.
+
+    What another process writes there meanwhile is removed, too: it finds the plan gone, and stops. What can not be
+    removed without a plan means nothing, and goes away when the store is opened for writing the next time.
+    """
+    folder = ledger_path(out)
+    (folder / PLAN).unlink(missing_ok=True)
+    for _ in range(REMOVALS):
+        if not folder.is_dir():
+            return
+        with suppress(OSError):
+            empty(folder)
+            folder.rmdir()
 
 
 class Ledger:
@@ -142,17 +183,12 @@ class Ledger:
         place = self.path / (name + SETTLED)
         if not place.is_file():
             self._write(place.name, json.dumps(proposal), is_first=True)
-        settled = self.settled()
-        if name not in settled:
-            raise self._is_gone()
-        return dict(settled[name])
+        return dict(self.settled()[name])
 
     def settled(self) -> dict[str, Any]:
         """Return all that was decided, by name."""
-        try:
+        with self.present():
             return _settled(self.path)
-        except FileNotFoundError as error:
-            raise self._is_gone() from error
 
     def note_parts(self, n: int) -> None:
         """Note that the work is being done in `n` parts."""
@@ -163,16 +199,34 @@ class Ledger:
         return sorted(int(name.partition(".")[0]) for name in self._read(".parts"))
 
     def _read(self, ending: str) -> dict[str, str]:
-        try:
+        with self.present():
             return _texts(self.path, ending)
-        except FileNotFoundError as error:
-            raise self._is_gone() from error
 
     def _write(self, name: str, content: str, *, is_first: bool = False) -> None:
-        try:
+        with self.present():
             write(self.path / name, content, is_first=is_first)
-        except FileNotFoundError as error:
-            raise self._is_gone() from error
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """Do something that needs the ledger, to the end.
+
+        Raises
+        ------
+        Unfinished
+            If it is gone then, whatever else went wrong.
+        """
+        try:
+            yield
+        except Unfinished:
+            raise
+        except Exception as error:
+            self._require_plan(error)
+            raise
+        self._require_plan()
+
+    def _require_plan(self, cause: Exception | None = None) -> None:
+        if not (self.path / PLAN).is_file():
+            raise self._is_gone() from cause
 
     def _is_gone(self) -> Unfinished:
         return Unfinished(
@@ -183,13 +237,6 @@ class Ledger:
     def scratch(self, name: str) -> Location:
         """Return a place for intermediate results, which goes away with the ledger."""
         return self.path / name
-
-    def remove(self) -> None:
-        """Forget everything: the store is complete."""
-        with suppress(FileNotFoundError):  # another process that finishes it is ahead
-            empty(self.path, but=PLAN)
-            (self.path / PLAN).unlink()
-            self.path.rmdir()
 
 
 class JointLedger:

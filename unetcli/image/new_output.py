@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from unetcli.errors import ConfigError, InputError
-from unetcli.image.ledger import PLAN, Ledger, has_remains, ledger_path
-from unetcli.image.location import Location, empty, local_path
+from unetcli.image.ledger import Ledger, begin_anew, forget, has_remains, ledger_path, read_plan
+from unetcli.image.location import Location, local_path
 from unetcli.image.new_store import NewStore
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.ome_tiff import PIXEL_TYPES, write_ome_tiff, written_attributes
@@ -78,7 +79,8 @@ class NewTiff(NewStore):
 
     A TIFF file has one writer and can not be continued. So the levels are first written as those of a store, in
     the ledger's folder, and exported when all of them are there: to a file in that folder, which is then renamed.
-    The plan of the ledger is removed before the rest of it: what is left after a kill is not continued.
+    Each process that does so has a file of its own; if the ledger is gone then, so may be the levels, and what was
+    exported of them counts for nothing: another process was faster.
 
     Parameters
     ----------
@@ -95,13 +97,12 @@ class NewTiff(NewStore):
         self._levels: dict[int, Level] = {}
         self.file = path
         super().__init__(path, **begun)
-        if self.complete:
-            self._forget()
 
     def _find(self) -> str:
         recorded = has_remains(self.path)  # before the plan: another process may be beginning it
-        if (ledger_path(self.path) / PLAN).is_file():
-            return "begun"
+        plan = read_plan(self.path)
+        if plan is not None:
+            return "begun" if plan else "remains"
         if not self.path.exists():
             return "remains" if recorded else "nothing"
         if self.written():
@@ -114,15 +115,8 @@ class NewTiff(NewStore):
 
     def _begin(self, *, anew: bool, is_begun: bool) -> None:
         if anew:
-            self._forget()
+            begin_anew(self.path)
         self.ledger = Ledger(self.path, self.fingerprint, is_begun=is_begun)
-
-    def _forget(self) -> None:
-        ledger = ledger_path(self.file)
-        (ledger / PLAN).unlink(missing_ok=True)
-        if ledger.exists():
-            empty(ledger)
-            ledger.rmdir()
 
     @property
     def _pixels(self) -> Location:
@@ -136,8 +130,15 @@ class NewTiff(NewStore):
     def finish(self, images: Iterable[ImageMetadata], attributes: Mapping[str, Any]) -> None:
         """Export the levels of the one image with all metadata, and forget the ledger."""
         (image,) = images
-        file = ledger_path(self.file) / "export.tif"
+        file = ledger_path(self.file) / f"export-{os.getpid()}-{os.urandom(4).hex()}.tif"
         levels = [self._levels[k] for k in sorted(self._levels)]
-        write_ome_tiff(file, levels, image, self._ours(attributes), workers=self._workers, progress=self._progress)
-        file.replace(self.file)
-        self._forget()
+        try:
+            with self.ledger.present():
+                write_ome_tiff(
+                    file, levels, image, self._ours(attributes), workers=self._workers, progress=self._progress
+                )
+            with self.ledger.present():
+                file.replace(self.file)
+        finally:
+            file.unlink(missing_ok=True)
+        forget(self.path)

@@ -24,7 +24,7 @@ from unetcli import __version__
 from unetcli.errors import ConfigError, InputError
 from unetcli.image.axes import Axes
 from unetcli.image.fingerprint import fingerprint
-from unetcli.image.ledger import Ledger, begin_anew, check_fingerprint, has_remains, read_plan
+from unetcli.image.ledger import Ledger, begin_anew, check_fingerprint, forget, has_remains, read_plan
 from unetcli.image.location import ZARR_FILES, Location, empty, making, reaching, require_writable, write, zarr_path
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.nodes import is_store, read_attributes
@@ -103,7 +103,7 @@ def create_level(
                 attributes=dict(attributes or {}),
                 **sharded,
             )
-    return Level(path, axes, writable=True)
+    return Level(path, axes, writable=True, dense=True)
 
 
 def check_apart(out: Location, inputs: Sequence[Location]) -> None:
@@ -176,7 +176,9 @@ class NewStore:
                 f"{path}: holds what is left of another run; one job of many does not remove it",
                 fix="first the same command with --create",
             )
-        if not self.complete:
+        if self.complete:
+            forget(path)  # what a run left there that was killed at its very end
+        else:
             with making(path):
                 self._begin(anew=anew, is_begun=found == "begun" and not anew)
 
@@ -279,7 +281,7 @@ class NewStore:
         if groups != [""]:
             self._write_group("OME", self._ome({"series": groups}))
         self._write_group("", {**self._ome(root), "unetcli": self._ours(attributes)})
-        self.ledger.remove()
+        forget(self.path)
 
     def _ours(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Return what is written down about this output."""

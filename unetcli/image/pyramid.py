@@ -190,7 +190,8 @@ def build_pyramids(
             if k < len(shapes):
                 current[group] = store.level(group, k, finer.axes, shapes[k], finer.dtype, is_label=is_label)
                 works += _halving(f"{group}/{k}", finer, current[group]) if k > above else ()
-        map_tiles(lambda _, block: reduce_2x2(block), works, store.ledger, workers=workers, progress=progress)
+        with store.ledger.present():
+            map_tiles(lambda _, block: reduce_2x2(block), works, store.ledger, workers=workers, progress=progress)
 
 
 def _halving(name: str, finer: Level, coarser: Level) -> Iterator[Work]:

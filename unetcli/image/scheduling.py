@@ -63,11 +63,10 @@ def run_scheduled(
         If several workers are lost at one part.
     """
     begun = call(create=True, overwrite=overwrite)
-    if begun["already_done"]:
-        return begun
-    with _connected(scheduler, workers) as (client, slots):
-        threads = {LOCAL: 1, SLURM: None}.get(scheduler, workers)
-        _run_parts(client, call, begun["shards"], min(PARTS_PER_WORKER * slots, MAX_PARTS), threads, progress)
+    if not begun["already_done"]:
+        with _connected(scheduler, workers) as (client, slots):
+            threads = {LOCAL: 1, SLURM: None}.get(scheduler, workers)
+            _run_parts(client, call, begun["shards"], min(PARTS_PER_WORKER * slots, MAX_PARTS), threads, progress)
     return call(finish=True, workers=workers, progress=progress)
 
 

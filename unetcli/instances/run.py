@@ -163,9 +163,10 @@ def write_instances(
         for group, subject, segmented in results.segmented():
             axes, shape = subject.axes.without_channels(), segmented.mask.shape
             levels[group] = store.level(group, 0, axes, shape, "uint32", is_label=True, deep=segmented.ndim == 3)
-            counts[subject.name] = find_objects(
-                segmented, levels[group], config, store.ledger, workers=workers, progress=progress
-            )
+            with store.ledger.present():
+                counts[subject.name] = find_objects(
+                    segmented, levels[group], config, store.ledger, workers=workers, progress=progress
+                )
         build_pyramids(store, levels, nearest_2x2, workers=workers, progress=progress)
         described = {"kind": "instances", "classes": list(results.classes), "objects": counts}
         store.finish(_metadata(store, results.subjects), {"prediction": described})

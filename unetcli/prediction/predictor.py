@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unetcli.config import PredictConfig
-from unetcli.errors import ConfigError, GeometryError, InputError
+from unetcli.errors import ConfigError, GeometryError, InputError, Unfinished
 from unetcli.image.axes import Channel, known_names
 from unetcli.image.ledger import JointLedger, Ledger
 from unetcli.image.levels import Elsewhere, LevelTile, Subject, size_note
@@ -144,12 +144,20 @@ class Predictor:
         ------
         ConfigError
             If that needs another predictor.
+        Unfinished
+            If it needs one that the same command makes when it is called again.
         """
         found = self.choices
         for ledger in ledgers:
             found = ledger.settle(COMPUTED, found)
         for name in ("device", "precision", "engine"):
             if found[name] != self.choices[name]:
+                if getattr(self.config, name, None) == "auto":
+                    raise Unfinished(
+                        f"another process has just begun the output with --{name} {found[name]}; this one was about to "
+                        f"take {self.choices[name]}",
+                        fix="run the same command again: it follows",
+                    )
                 raise ConfigError(
                     f"the output was begun with --{name} {found[name]}; this is {self.choices[name]}, which rounds "
                     "differently",

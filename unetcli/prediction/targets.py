@@ -122,9 +122,6 @@ class Targets:
         ConfigError
             If some are complete and others are not.
         """
-        inputs = [begun["inputs"]["image"], begun["inputs"]["model"], *begun["inputs"].get("where", ())]
-        for path in maps:
-            check_apart(path, [*inputs, *([] if self.out is None else [self.out])])
         options: dict[str, Any] = {"zarr_format": 2 if ngff == "0.4" else 3, **begun, **run_with}
 
         def begin(path: Location, stage: str) -> NewStore:

@@ -131,8 +131,13 @@ def run(
     if where is not None:
         groups, inputs["where"] = restricted(source, groups, where, deep=ndim == 3)
         told = {"skipped": share_skipped(list(groups.values())), **told}
+    apart = [image, inputs["model"], *inputs.get("where", ())]
+    for path in (place for place in (out, *maps, instances) if place is not None):
+        check_apart(path, apart)
+        apart.append(path)
     if dry_run:
         found = estimate(predictor, list(groups.values()), [outputs.mask(len(classes)), *maps.values()], workers)
+        asked |= {"device": device if device != "auto" else None, "workers": workers}
         line = sbatch_line(_command(image, config, asked), found, predictor.device.type)
         return {**found, "sbatch": line, **told}
     settings = {**config.pixel_settings(), "outputs": ", ".join(["mask", *(output.kind for output in maps.values())])}
@@ -166,7 +171,7 @@ def run(
 def _command(image: Location, config: PredictConfig, asked: Mapping[str, Any]) -> list[str]:
     """Return the command line that asks for the same."""
     changed = {f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != f.default}
-    given = {f"--{k.replace('_', '-')}": v for k, v in {**asked, **changed}.items() if v not in (None, False)}
+    given = {f"--{k.replace('_', '-')}": v for k, v in {**asked, **changed}.items() if v is not None}  # 0 is a value
     texts = [text for name, value in given.items() for text in ([name] if value is True else [name, str(value)])]
     return ["tile-predict", str(image), *texts]
 
