@@ -13,7 +13,7 @@ from unetcli.image.inputs import open_inputs
 from unetcli.image.levels import Subject
 from unetcli.image.location import Location
 from unetcli.image.new_output import check_output
-from unetcli.image.new_store import NewStore, check_apart
+from unetcli.image.new_store import NewStore
 from unetcli.image.ngff import ImageMetadata
 from unetcli.image.pyramid import build_pyramids, level_shapes, nearest_2x2
 from unetcli.image.resample import snapped
@@ -97,7 +97,6 @@ def check_instances(
     probabilities: Location | None,
     stored: Sequence[int],
     classes: Sequence[str],
-    apart_from: Sequence[Location],
     images: int,
     ndim: int,
 ) -> None:
@@ -107,7 +106,7 @@ def check_instances(
     ------
     ConfigError
         If there are such settings but no instances, they need probabilities that are not written (`stored` are the
-        classes whose are), a report can not be, or they are not apart from what is read and from other outputs.
+        classes whose are), or a report can not be.
     """
     if instances is None:
         given = [f"--{name.replace('_', '-')}" for name in config.instance_settings(changed=True)]
@@ -132,9 +131,6 @@ def check_instances(
         check_table(reports.table)
     if reports.outlines is not None:
         check_outlines(reports.outlines, images=images, ndim=config.object_ndim or ndim)
-    check_apart(instances, apart_from)
-    for path in reports.given.values():
-        check_apart(path, [*apart_from, instances])
 
 
 def write_instances(

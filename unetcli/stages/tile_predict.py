@@ -14,7 +14,7 @@ from unetcli.image.ledger import read_settled
 from unetcli.image.levels import Subject
 from unetcli.image.location import Location
 from unetcli.image.new_output import new_output
-from unetcli.image.new_store import NewStore, collection_groups
+from unetcli.image.new_store import NewStore, check_apart, collection_groups
 from unetcli.image.parts import Phase
 from unetcli.image.scheduling import run_scheduled
 from unetcli.image.store import open_store
@@ -125,16 +125,15 @@ def run(
     targets.check(source, maps, config)
     stored = outputs.chosen_classes(classes, config.classes)
     found_in: dict[str, Any] = {"probabilities": probabilities, "stored": stored, "classes": classes}
-    taken = [place for place in (image, out, probabilities, uncertainty) if place is not None]
-    check_instances(instances, config, reports, **found_in, apart_from=taken, images=len(groups), ndim=ndim)
+    check_instances(instances, config, reports, **found_in, images=len(groups), ndim=ndim)
     inputs: dict[str, Any] = {"image": image, "model": model_file(model)}
     if where is not None:
         groups, inputs["where"] = restricted(source, groups, where, deep=ndim == 3)
         told = {"skipped": share_skipped(list(groups.values())), **told}
-    apart = [image, inputs["model"], *inputs.get("where", ())]
-    for path in (place for place in (out, *maps, instances) if place is not None):
-        check_apart(path, apart)
-        apart.append(path)
+    taken = [image, inputs["model"], *inputs.get("where", ())]
+    for path in (place for place in (out, *maps, instances, table, outlines) if place is not None):
+        check_apart(path, taken)
+        taken.append(path)
     if dry_run:
         found = estimate(predictor, list(groups.values()), [outputs.mask(len(classes)), *maps.values()], workers)
         asked |= {"device": device if device != "auto" else None, "workers": workers}
