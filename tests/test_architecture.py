@@ -17,7 +17,7 @@ LAYERS = [
     {"cli"},
     {"demo", "printing"},
     {"stages"},
-    {"training", "prediction"},
+    {"training", "prediction", "evaluation"},
     {"sample_table", "options", "explain", "presets"},
     {"sampling"},
     {"objects"},

@@ -19,20 +19,23 @@ _DAM, _MEMBRANE, _QUEUED, _OUTSIDE = 0, -1, -2, -3  # states of a pixel in the f
 # --- segments ---------------------------------------------------------------------------------------------
 
 
-def components(mask: NDArray[np.bool_]) -> Ids:
+def components(mask: NDArray[np.bool_], connectivity: int = 1) -> Ids:
     """Label the connected components of a mask.
 
     Parameters
     ----------
-    mask : (y, x) bool
+    mask : ([z,] y, x) bool
         Foreground.
+    connectivity
+        Axes along which pixels of one component may differ at once: in 2D 1 = 4-connected, 2 = 8-connected; in 3D
+        1, 2, 3 = 6-, 18-, 26-connected.
 
     Returns
     -------
-    (y, x) int64
-        Ids 1, 2, ... of the 4-connected components, 0 = background.
+    ([z,] y, x) int64
+        Ids 1, 2, ... of the components, 0 = background.
     """
-    ids: Ids = label(mask, connectivity=1).astype(np.int64)
+    ids: Ids = label(mask, connectivity=connectivity).astype(np.int64)
     return ids
 
 

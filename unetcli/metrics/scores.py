@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
@@ -50,6 +51,12 @@ class SlicePair:
         Object ids, if the prediction is labels.
     threshold
         Foreground of the prediction is above it.
+    connectivity
+        Axes along which pixels of one component may differ at once: 1 = they share an edge (in 3D, a face).
+    counted : (y, x) bool or None
+        Pixels that count; the others are background of both sides here. None: all count.
+    uncut
+        The same slice with the pixels that do not count as they are; None where all count.
     """
 
     truth_mask: NDArray[np.bool_]
@@ -57,6 +64,9 @@ class SlicePair:
     prediction: NDArray[np.floating[Any]]
     prediction_ids: NDArray[Any] | None
     threshold: float
+    connectivity: int = 1
+    counted: NDArray[np.bool_] | None = None
+    uncut: SlicePair | None = None
 
     @cached_property
     def prediction_mask(self) -> NDArray[np.bool_]:
@@ -66,22 +76,24 @@ class SlicePair:
     @cached_property
     def prediction_segments(self) -> NDArray[Any]:
         """(y, x) Segments of the prediction: its ids, else the components of its foreground."""
-        return components(self.prediction_mask) if self.prediction_ids is None else self.prediction_ids
+        if self.prediction_ids is not None:
+            return self.prediction_ids
+        return components(self.prediction_mask, self.connectivity)
 
     @cached_property
     def confusion(self) -> Counts:
         """(2, 2) Pixels by truth and prediction."""
-        return confusion_table(self.truth_mask, self.prediction_mask)
+        return confusion_table(self._kept(self.truth_mask), self._kept(self.prediction_mask))
 
     @cached_property
     def overlaps(self) -> ContingencyTable:
         """Overlaps of the segments."""
-        return contingency_table(self.truth_segments, self.prediction_segments)
+        return contingency_table(self._kept(self.truth_segments), self._kept(self.prediction_segments))
 
     @cached_property
     def thinned_overlaps(self) -> ContingencyTable:
         """Overlaps of the segments, the prediction thinned."""
-        return contingency_table(self.truth_segments, thin_borders(self.prediction_segments))
+        return contingency_table(self._kept(self.truth_segments), self._kept(thin_borders(self.prediction_segments)))
 
     @cached_property
     def v_rand(self) -> VRand:
@@ -95,8 +107,13 @@ class SlicePair:
 
     @cached_property
     def warping_error(self) -> float:
-        """Warping error at the threshold."""
-        return warping_error(self.truth_mask, self.prediction, threshold=self.threshold)
+        """Warping error at the threshold: only pixels that count flip, and their surroundings are as they are."""
+        whole = self.uncut or self
+        return warping_error(whole.truth_mask, whole.prediction, threshold=self.threshold, mask=self.counted)
+
+    def _kept(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Keep the pixels that count."""
+        return array if self.counted is None else array[self.counted]
 
 
 def mean_defined(values: Sequence[float]) -> float:
@@ -136,6 +153,8 @@ class Score:
         None: at threshold 0.5. Else the score whose best value over thresholds picks the threshold.
     last_threshold
         Where the search ends.
+    streams
+        Whether it is a function of the confusion table or the contingency table alone, which add up over tiles.
     """
 
     measure: Callable[[SlicePair], Any]
@@ -145,6 +164,7 @@ class Score:
     combine: Callable[[Sequence[Any]], float] = mean_defined
     search: str | None = None
     last_threshold: float = 1.0
+    streams: bool = False
 
 
 _NO_TRUTH = "the truth has no foreground"
@@ -154,15 +174,22 @@ _THINNED = f"Fiji, prediction thinned, truth foreground only, {_MEAN}"
 _SEGMENTS = "ids of labels, else 4-connected components of foreground > 0.5"
 
 SCORES: dict[str, Score] = {
-    "iou": Score(lambda pair: iou(pair.confusion), "higher", f"TP/(TP+FP+FN), 1 if both are empty, {_AT_HALF}"),
-    "dice": Score(lambda pair: dice(pair.confusion), "higher", f"2TP/(2TP+FP+FN), 1 if both are empty, {_AT_HALF}"),
-    "pixel_error": Score(lambda pair: pixel_error(pair.confusion), "lower", f"share of differing pixels, {_AT_HALF}"),
+    "iou": Score(
+        lambda pair: iou(pair.confusion), "higher", f"TP/(TP+FP+FN), 1 if both are empty, {_AT_HALF}", streams=True
+    ),
+    "dice": Score(
+        lambda pair: dice(pair.confusion), "higher", f"2TP/(2TP+FP+FN), 1 if both are empty, {_AT_HALF}", streams=True
+    ),
+    "pixel_error": Score(
+        lambda pair: pixel_error(pair.confusion), "lower", f"share of differing pixels, {_AT_HALF}", streams=True
+    ),
     "max_pixel_fscore": Score(
         lambda pair: pair.confusion,
         "higher",
         "F-score of foreground pixels, pooled over slices, best threshold",
         combine=lambda tables: pixel_fscore(np.sum(tables, axis=0)),
         search="max_pixel_fscore",
+        streams=True,
     ),
     "warping_error": Score(
         lambda pair: pair.warping_error,
@@ -182,6 +209,7 @@ SCORES: dict[str, Score] = {
         "lower",
         f"1 - Rand index, background a segment; {_SEGMENTS}, {_MEAN}",
         "there are fewer than two pixels",
+        streams=True,
     ),
     "v_rand": Score(
         lambda pair: pair.v_rand.fscore, "higher", f"{_THINNED}, best threshold", _NO_TRUTH, search="v_rand"
@@ -213,34 +241,40 @@ SCORES: dict[str, Score] = {
         f"not thinned, truth foreground only; {_SEGMENTS}, pairs pooled over slices",
         _NO_TRUTH,
         combine=lambda tables: fg_rand_fscore(*tables),
+        streams=True,
     ),
     "vi_split": Score(
         lambda pair: pair.vi.split,
         "lower",
         f"H(prediction | truth), bits, background a segment; {_SEGMENTS}, {_MEAN}",
+        streams=True,
     ),
     "vi_merge": Score(
         lambda pair: pair.vi.merge,
         "lower",
         f"H(truth | prediction), bits, background a segment; {_SEGMENTS}, {_MEAN}",
+        streams=True,
     ),
     "adapted_rand_error": Score(
         lambda pair: adapted_rand_error(pair.overlaps),
         "lower",
         f"CREMI's code, truth foreground only; {_SEGMENTS}, {_MEAN}",
         _NO_TRUTH,
+        streams=True,
     ),
     "ap50": Score(
         lambda pair: average_precision(pair.overlaps),
         "higher",
         f"TP/(TP+FP+FN), objects match at IoU >= 0.5; {_SEGMENTS}, {_MEAN}",
         "neither side has an object",
+        streams=True,
     ),
     "seg": Score(
         lambda pair: seg(pair.overlaps),
         "higher",
         f"Cell Tracking Challenge: IoU with what covers more than half of a true object; {_SEGMENTS}, {_MEAN}",
         _NO_TRUTH,
+        streams=True,
     ),
 }
 """Name of each score to how it is computed; the names are those of `metrics.json`."""
@@ -254,6 +288,9 @@ LABELS = {
 }  # fmt: skip
 """How each score is called where people read it."""
 
+OF_PIXELS = ("iou", "dice", "pixel_error", "max_pixel_fscore")
+"""Scores of the confusion table: unlike those of segments, they stream whatever these are."""
+
 CURVES = ("v_rand", "v_info", "max_pixel_fscore", "pixel_error", "warping_error")
 """Scores worth plotting over thresholds."""
 
@@ -263,7 +300,10 @@ def score_image(
     prediction: NDArray[Any],
     *,
     names: Sequence[str] = tuple(SCORES),
+    threshold: float = HALF,
     thresholds: Sequence[float] = CHALLENGE_THRESHOLDS,
+    counted: NDArray[np.bool_] | None = None,
+    connectivity: int = 1,
 ) -> dict[str, float | None]:
     """Score one image, slice by slice.
 
@@ -275,8 +315,14 @@ def score_image(
         The same, or a probability map, 0..1 (`to_probabilities` scales a stored one).
     names
         Keys of `SCORES`.
+    threshold
+        Of the scores that search none; a probability above it is foreground.
     thresholds
         Of the scores that search a threshold; a mask and labels have only one.
+    counted : (n, y, x) bool or None
+        Pixels that count. The others are background of both sides; for the warping error they stay, and do not flip.
+    connectivity
+        Axes along which pixels of one component of a mask may differ at once.
 
     Returns
     -------
@@ -296,7 +342,16 @@ def score_image(
     >>> score_image(truth, truth, names=["iou", "v_rand"])
     {'iou': 1.0, 'v_rand': 1.0}
     """
-    return combine_slices([measure_slices(truth, prediction, names=names, thresholds=thresholds)], names)
+    measured = measure_slices(
+        truth,
+        prediction,
+        names=names,
+        threshold=threshold,
+        thresholds=thresholds,
+        counted=counted,
+        connectivity=connectivity,
+    )
+    return combine_slices([measured], names)
 
 
 Measured = dict[tuple[str, float], list[Any]]
@@ -308,18 +363,25 @@ def measure_slices(
     prediction: NDArray[Any],
     *,
     names: Sequence[str],
+    threshold: float = HALF,
     thresholds: Sequence[float] = CHALLENGE_THRESHOLDS,
+    counted: NDArray[np.bool_] | None = None,
+    connectivity: int = 1,
 ) -> Measured:
     """Measure some of the slices of an image; takes and raises what `score_image` does."""
     _check(truth, prediction, names, thresholds)
-    searched = (HALF,) if prediction.dtype.kind != "f" else tuple(thresholds)
-    return _measure(truth, prediction, {name: _thresholds_of(name, searched) for name in _needed(names)})
+    has_levels = prediction.dtype.kind == "f"
+    wanted = thresholds_of(names, threshold if has_levels else HALF, thresholds if has_levels else (HALF,))
+    return measure(truth, prediction, wanted, counted=counted, connectivity=connectivity)
 
 
 def combine_slices(parts: Sequence[Measured], names: Sequence[str]) -> dict[str, float | None]:
     """Score an image of which parts were measured: as `score_image`, given all slices at once."""
     measured = {key: [value for part in parts for value in part[key]] for key in parts[0]}
-    values = {name: _curve(measured, name) for name in _needed(names)}
+    values = {
+        name: [SCORES[name].combine(values) for (of, _), values in measured.items() if of == name]
+        for name in _needed(names)
+    }
     return {name: _none_if_nan(_at_best(name, values)) for name in names}
 
 
@@ -356,8 +418,13 @@ def score_curves(
     _check(truth, prediction, names, thresholds)
     if prediction.dtype.kind != "f":
         raise InputError(f"prediction: type is {prediction.dtype}; expected probabilities for a curve")
-    measured = _measure(truth, prediction, dict.fromkeys(names, tuple(thresholds)))
-    return {name: [_none_if_nan(value) for value in _curve(measured, name)] for name in names}
+    measured = measure(truth, prediction, dict.fromkeys(names, tuple(thresholds)))
+    return {name: combine_curve(measured, name, thresholds) for name in names}
+
+
+def combine_curve(measured: Measured, name: str, thresholds: Sequence[float]) -> list[float | None]:
+    """Combine the slices at each of some thresholds at which a score was measured; None = undefined."""
+    return [_none_if_nan(SCORES[name].combine(measured[name, t])) for t in thresholds]
 
 
 def parse_names(option: str, text: str) -> list[str]:
@@ -381,15 +448,21 @@ def _check(truth: NDArray[Any], prediction: NDArray[Any], names: Sequence[str], 
         raise ConfigError(f"metrics: {', '.join(unknown)} unknown", fix=f"choose from {', '.join(SCORES)}")
     if not thresholds:
         raise ConfigError("thresholds: none given; expected at least one")
-    if truth.ndim != 3 or truth.shape != prediction.shape or truth.size == 0:
+    if truth.ndim not in (3, 4) or truth.shape != prediction.shape or truth.size == 0:
         found = f"shapes are {truth.shape} and {prediction.shape}"
-        raise InputError(f"truth and prediction: {found}; expected the same (n, y, x)")
-    _check_values("truth", truth, "biu")
-    _check_values("prediction", prediction, "biuf")
+        raise InputError(f"truth and prediction: {found}; expected the same (n, y, x), or (n, z, y, x) of volumes")
+    check_values("truth", truth, "biu")
+    check_values("prediction", prediction, "biuf")
 
 
-def _check_values(name: str, values: NDArray[Any], kinds: str) -> None:
-    """Refuse what is no mask, no labels and no probability map."""
+def check_values(name: str, values: NDArray[Any], kinds: str = "biuf") -> None:
+    """Refuse what is no mask, no labels and no probability map.
+
+    Raises
+    ------
+    InputError
+        If the type is none of the kinds, an id is negative, or a float is outside of 0..1.
+    """
     if values.dtype.kind not in kinds:
         raise InputError(f"{name}: type is {values.dtype}; expected one of the kinds {', '.join(kinds)}")
     if values.dtype.kind == "i" and values.min() < 0:
@@ -404,10 +477,14 @@ def _needed(names: Sequence[str]) -> set[str]:
     return {*names, *(search for name in names if (search := SCORES[name].search))}
 
 
-def _thresholds_of(name: str, searched: Sequence[float]) -> tuple[float, ...]:
-    """Tell at which thresholds a score is measured."""
-    score = SCORES[name]
-    return tuple(t for t in searched if t <= score.last_threshold) if score.search else (HALF,)
+def thresholds_of(names: Sequence[str], threshold: float, searched: Sequence[float]) -> dict[str, tuple[float, ...]]:
+    """Tell at which thresholds scores are measured, and those that pick the threshold of another."""
+    wanted = {}
+    for name in SCORES:  # in a fixed order
+        if name in _needed(names):
+            score = SCORES[name]
+            wanted[name] = tuple(t for t in searched if t <= score.last_threshold) if score.search else (threshold,)
+    return wanted
 
 
 def _at_best(name: str, values: dict[str, list[float]]) -> float:
@@ -418,31 +495,45 @@ def _at_best(name: str, values: dict[str, list[float]]) -> float:
     return values[name][curve.index(max(curve))] if curve else math.nan
 
 
-def _measure(truth: NDArray[Any], prediction: NDArray[Any], wanted: dict[str, tuple[float, ...]]) -> Measured:
-    """Measure the wanted scores at their thresholds, slice after slice."""
+def measure(
+    truth: NDArray[Any],
+    prediction: NDArray[Any],
+    wanted: dict[str, tuple[float, ...]],
+    *,
+    counted: NDArray[np.bool_] | None = None,
+    connectivity: int = 1,
+) -> Measured:
+    """Measure scores at their thresholds, slice after slice; takes what `score_image` does."""
     thresholds = sorted({t for ts in wanted.values() for t in ts})
     measured: Measured = {(name, t): [] for name, ts in wanted.items() for t in ts}
-    for pair in _slice_pairs(truth, prediction, thresholds):
-        for name in wanted:
-            if (name, pair.threshold) in measured:
-                measured[name, pair.threshold].append(SCORES[name].measure(pair))
+    kept = repeat(None) if counted is None else iter(counted)
+    for truth_slice, slice_, counted_slice in zip(truth, prediction, kept, strict=False):
+        for pair in slice_pairs(truth_slice, slice_, thresholds, counted=counted_slice, connectivity=connectivity):
+            for name in wanted:
+                if (name, pair.threshold) in measured:
+                    measured[name, pair.threshold].append(SCORES[name].measure(pair))
     return measured
 
 
-def _curve(measured: Measured, name: str) -> list[float]:
-    """Combine the slices at each threshold at which a score was measured."""
-    return [SCORES[name].combine(values) for (measured_name, _), values in measured.items() if measured_name == name]
-
-
-def _slice_pairs(truth: NDArray[Any], prediction: NDArray[Any], thresholds: Sequence[float]) -> Iterator[SlicePair]:
-    """Yield each slice at each threshold."""
-    is_labels = prediction.dtype.kind in "iu"
-    for truth_slice, slice_ in zip(truth, prediction, strict=True):
-        truth_mask = truth_slice != 0
-        segments = components(truth_mask) if truth.dtype == np.bool_ else truth_slice
-        probabilities = slice_ if prediction.dtype.kind == "f" else (slice_ != 0).astype(np.float32)
-        for threshold in thresholds:
-            yield SlicePair(truth_mask, segments, probabilities, slice_ if is_labels else None, threshold)
+def slice_pairs(
+    truth: NDArray[Any],
+    prediction: NDArray[Any],
+    thresholds: Sequence[float],
+    *,
+    counted: NDArray[np.bool_] | None = None,
+    connectivity: int = 1,
+) -> Iterator[SlicePair]:
+    """Yield a slice (y, x), or a volume (z, y, x), at each threshold; takes what `score_image` does of one."""
+    uncut: SlicePair | None = None
+    if counted is not None:
+        (uncut,) = slice_pairs(truth, prediction, [HALF])
+        truth, prediction = (np.where(counted, side, side.dtype.type(0)) for side in (truth, prediction))
+    truth_mask = truth != 0
+    segments = components(truth_mask, connectivity) if truth.dtype == np.bool_ else truth
+    probabilities = prediction if prediction.dtype.kind == "f" else (prediction != 0).astype(np.float32)
+    ids = prediction if prediction.dtype.kind in "iu" else None
+    for threshold in thresholds:
+        yield SlicePair(truth_mask, segments, probabilities, ids, threshold, connectivity, counted, uncut)
 
 
 def _none_if_nan(value: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +132,22 @@ def contingency_table(truth: NDArray[Any], prediction: NDArray[Any]) -> Continge
     ([0, 7, 7], [0, 0, 70000], [1, 1, 1])
     """
     return _merge_pairs(*_count_pairs(*_as_pair(truth, prediction)).T)
+
+
+def sum_tables(tables: Sequence[ContingencyTable]) -> ContingencyTable:
+    """Add up the tables of many tiles at once: one sort, where ``+`` takes one for each.
+
+    Parameters
+    ----------
+    tables
+        At least one.
+
+    Returns
+    -------
+    ContingencyTable
+    """
+    columns = ([t.truth_ids for t in tables], [t.prediction_ids for t in tables], [t.counts for t in tables])
+    return _merge_pairs(*map(np.concatenate, columns))
 
 
 def _as_pair(truth: NDArray[Any], prediction: NDArray[Any]) -> tuple[Ids, Ids]:
