@@ -255,7 +255,7 @@ def test_an_undefined_score_is_left_out_of_the_mean_and_empty_in_the_files(tmp_p
 def test_a_mean_that_is_undefined_is_said_so(tmp_path, cli):
     a, b = pair_of(tmp_path, np.zeros_like(SQUARE), np.zeros_like(SQUARE))
     assert cli("evaluate", a, b, "-o", tmp_path / "r", "--metrics", "v_rand") == 0
-    assert re.search(r"v rand +undefined: the truth has no foreground", cli.out)
+    assert re.search(r"v_rand +undefined +higher +the truth has no foreground", cli.out)
 
 
 # ------------------------------------------------------------------------------------------- files
@@ -279,9 +279,20 @@ def test_files_and_printed_table_agree(folders, worse, tmp_path, cli):
     assert body == expected
     assert mean == ["mean", *(format_number(v) for v in metrics["mean"].values())]
 
-    printed = dict(re.split(r"\s{2,}", line.strip()) for line in cli.out.splitlines())
-    assert printed.pop("images") == str(N_IMAGES)
-    assert printed == {n.replace("_", " "): f"{v:.4g}" for n, v in metrics["mean"].items()}
+    title, _, *lines = cli.out.splitlines()
+    assert title == f"{N_IMAGES} images, mean and its 95 % interval"
+    printed = {words[0]: words[1:6] for words in map(str.split, lines)}
+    assert printed == {
+        n: [
+            f"{v:.4g}",
+            f"{metrics['intervals'][n][0]:.4g}",
+            "to",
+            f"{metrics['intervals'][n][1]:.4g}",
+            SCORES[n].better,
+        ]
+        for n, v in metrics["mean"].items()
+    }
+    assert max(map(len, cli.out.splitlines())) <= 80
 
 
 def test_what_is_returned_is_what_is_written_and_printed_as_json(folders, worse, tmp_path, cli):
@@ -505,7 +516,7 @@ def test_below_a_bound_the_report_is_written_and_printed_and_the_exit_code_is_7(
     ]
     for text in said:
         assert text in cli.err
-    assert re.search(r"^pixel error +0\.1 *$", cli.out, flags=re.MULTILINE)  # the table of all scores
+    assert re.search(r"^pixel_error +0\.1 ", cli.out, flags=re.MULTILINE)  # the table of all scores
 
 
 @pytest.mark.parametrize("bounds", ["iou=1", "pixel_error=0", "iou=1,pixel_error=0,dice=0.5", "iou=0.5,"])

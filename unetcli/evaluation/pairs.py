@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -130,7 +131,7 @@ def open_pairs(
     InputError
         If images have no partner, other sizes than theirs, or pixels that can not be what is said of them.
     """
-    predictions = open_inputs([prediction])
+    predictions = _open_predictions(prediction, [])
     names = [i.name for i in predictions]
     truths = open_inputs([truth], is_label=True, threshold=config.label_threshold, images=names)
     found = pair(
@@ -147,9 +148,9 @@ def open_pairs(
     stored = [i.labels or i.source for i in truths]
     pictures: Sequence[Source | None] = [i.source if i.labels else None for i in truths]
     if others.images is not None:
-        pictures = [i.source for i in _partners(names, others.images, "images")]
-    compared = _partners(names, others.compare, "predictions of --compare") if others.compare is not None else []
-    regions = [i.labels or i.source for i in _partners(names, others.roi, "regions", is_label=True)]
+        pictures = [i.source for i in _partners(names, others.images, "images", _open_pictures)]
+    compared = _partners(names, others.compare, "predictions of --compare", _open_predictions)
+    regions = [i.labels or i.source for i in _partners(names, others.roi, "regions", _open_regions)]
     for k, item in enumerate(predictions):
         for what, sources in (("truth", stored), ("the picture", pictures), ("the other prediction", compared)):
             if sources and (other := sources[k]) is not None:
@@ -177,13 +178,35 @@ def open_pairs(
 # ------------------------------------------------------------------------------------------- partners
 
 
-def _partners(names: Sequence[str], place: Location | None, what: str, *, is_label: bool = False) -> list[Input]:
+def _partners(
+    names: Sequence[str], place: Location | None, what: str, opener: Callable[[Location, Sequence[str]], list[Input]]
+) -> list[Input]:
     """Open what belongs to each prediction; nothing if there is no such thing."""
     if place is None:
         return []
-    found = open_inputs([place], is_label=is_label, images=names)
+    found = opener(place, names)
     pairs = pair(names, [i.name for i in found], a="predictions", b=what, allow_extra_b=True).pairs
     return [found[j] for _, j in pairs]
+
+
+def _open_predictions(place: Location, names: Sequence[str]) -> list[Input]:
+    """Open predictions as images, which they may be; ids of 64 bits are labels only."""
+    try:
+        return open_inputs([place], images=names)
+    except InputError:
+        with suppress(InputError):
+            labels = open_inputs([place], is_label=True, images=names)
+            if any(item.source.dtype.kind in "iu" and item.source.dtype.itemsize == 8 for item in labels):
+                return labels
+        raise
+
+
+def _open_pictures(place: Location, names: Sequence[str]) -> list[Input]:
+    return open_inputs([place], images=names)
+
+
+def _open_regions(place: Location, names: Sequence[str]) -> list[Input]:
+    return open_inputs([place], is_label=True, images=names)
 
 
 def _check_size(what: str, source: Source, prediction: Source) -> None:

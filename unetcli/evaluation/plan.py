@@ -17,7 +17,7 @@ from unetcli.image.tiling import Shape, TileGrid
 from unetcli.metrics.scores import CURVES, OF_PIXELS, SCORES, thresholds_of
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF
 
-TILE_PIXELS = 2**22
+TILE_PIXELS = 2**20
 """Pixels of a tile, about."""
 BYTES_PER_PIXEL = 128
 """What measuring a plane whole takes: labels and segments of both sides in int64, queues and masks."""
