@@ -220,8 +220,3 @@ class EvaluateConfig(LabelConfig):
     def searched(self) -> tuple[float, ...] | None:
         """Return the thresholds that were given, in order."""
         return tuple(sorted({float(t) for t in self.thresholds.split(",")})) if self.thresholds is not None else None
-
-    @property
-    def rank(self) -> int:
-        """Axes along which neighbours may differ at once, of `connectivity`."""
-        return {4: 1, 8: 2, 6: 1, 18: 2, 26: 3}[self.connectivity or 4]

@@ -16,6 +16,7 @@ from unetcli.evaluation.pairs import Pair
 from unetcli.evaluation.plan import Plan
 from unetcli.image.streaming import Progress, available_cpus, reduce_tiles, silent, work_on
 from unetcli.image.tiling import Box, Tile
+from unetcli.metrics.partitions import RANKS
 from unetcli.metrics.pixels import dice, iou
 from unetcli.metrics.scores import CURVES, OF_PIXELS, SCORES, Measured, combine_curve, combine_slices, measure
 from unetcli.metrics.summed import SummedPair
@@ -213,7 +214,7 @@ def _measure_pixels(pixels: Pixels, pair: Pair, plan: Plan, config: EvaluateConf
     confusions = {t: pixels.confusion(t) for t in plan.thresholds}
     is_tabled = pair.has_ids and any(name not in OF_PIXELS for name in plan.summed)
     overlaps = contingency_table(pixels.kept(pixels.truth), pixels.kept(pixels.prediction)) if is_tabled else None
-    measured = pixels.measure(plan, config.rank) if plan.whole else {}
+    measured = pixels.measure(plan, RANKS[config.connectivity or 4]) if plan.whole else {}
     n_wrong, worst = _worst_picture(pixels, config.threshold)
     plane = (pixels.start[0], 0 if plan.is_volume else pixels.start[1])
     return Part(plane, confusions, overlaps, measured, classes, n_wrong, worst)

@@ -322,7 +322,8 @@ def _shown_prediction(item: Input, kind: str | None, label_map: LabelMap | None,
     largest value of their type.
     """
     source, attributes = item.source, item.attributes.get("prediction", {})
-    kind = kind if kind not in (None, "classes") else attributes.get("kind") or kind
+    as_classes = kind == "classes"
+    kind = attributes.get("kind") if kind is None or as_classes else kind
     if kind == "probabilities" or (kind is None and source.dtype.kind == "f"):
         several = source.shape[1] > 2
         dtype = np.dtype(np.uint8 if several and classes else np.bool_ if several else np.float32)
@@ -335,7 +336,7 @@ def _shown_prediction(item: Input, kind: str | None, label_map: LabelMap | None,
     if classes:
         show = _checked if attributes or label_map is None else partial(_class_of, label_map)
         return ShownLabels(source, np.dtype(np.int64), partial(show, source.name))
-    if kind in ("mask", "classes") or (kind is None and _has_two_values(source)):
+    if as_classes or kind == "mask" or (kind is None and _has_two_values(source)):
         return ShownLabels(source, np.dtype(np.bool_), _is_not_zero)
     if source.dtype.kind not in "biu":
         raise InputError(f"{source.name}: labels are {source.dtype}; expected integers")

@@ -15,6 +15,9 @@ from unetcli.metrics.tables import ContingencyTable, Counts, Ids
 
 _DAM, _MEMBRANE, _QUEUED, _OUTSIDE = 0, -1, -2, -3  # states of a pixel in the flooding; > 0: a segment
 
+RANKS = {4: 1, 8: 2, 6: 1, 18: 2, 26: 3}
+"""Neighbours of a pixel to the axes along which it may differ from them at once, in 2D and in 3D."""
+
 
 # --- segments ---------------------------------------------------------------------------------------------
 
