@@ -191,7 +191,7 @@ def test_connectivity_joins_corners(tmp_path, connectivity, ap50):
     prediction = truth > 0
     found = run(tmp_path, prediction, truth, connectivity=connectivity, metrics=["ap50"])
     assert found["mean"]["ap50"] == pytest.approx(ap50 if connectivity == 8 else 2 / 3)
-    assert f"{connectivity}-connected components" in found["conventions"]["ap50"]
+    assert f"> 0.5, {connectivity}-connected," in found["conventions"]["ap50"]
 
 
 def test_a_volume_has_components_in_3d(tmp_path):

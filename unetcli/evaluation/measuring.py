@@ -16,10 +16,9 @@ from unetcli.evaluation.pairs import Pair
 from unetcli.evaluation.plan import Plan
 from unetcli.image.streaming import Progress, available_cpus, reduce_tiles, silent, work_on
 from unetcli.image.tiling import Box, Tile
-from unetcli.metrics.partitions import RANKS
 from unetcli.metrics.pixels import dice, iou
 from unetcli.metrics.scores import CURVES, OF_PIXELS, SCORES, Measured, combine_curve, combine_slices, measure
-from unetcli.metrics.summed import SummedPair
+from unetcli.metrics.slices import SummedPair
 from unetcli.metrics.tables import ContingencyTable, Counts, confusion_table, contingency_table, sum_tables
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, foreground
 
@@ -199,11 +198,11 @@ class Pixels:
         is_map = self.prediction.dtype.kind == "f"
         return self.truth != 0, foreground(self.prediction, threshold) if is_map else self.prediction != 0
 
-    def measure(self, plan: Plan, connectivity: int) -> Measured:
+    def measure(self, plan: Plan, connectivity: int | None) -> Measured:
         """Measure the scores that do not add up; a volume is one slice of three axes."""
         at = np.index_exp[None] if plan.is_volume else np.index_exp[:]
         counted = None if self.counted is None else self.counted[at]
-        return measure(self.truth[at], self.prediction[at], plan.whole, counted=counted, connectivity=connectivity)
+        return measure(self.truth[at], self.prediction[at], counted, plan.whole, connectivity)
 
 
 def _measure_pixels(pixels: Pixels, pair: Pair, plan: Plan, config: EvaluateConfig) -> Part:
@@ -214,7 +213,7 @@ def _measure_pixels(pixels: Pixels, pair: Pair, plan: Plan, config: EvaluateConf
     confusions = {t: pixels.confusion(t) for t in plan.thresholds}
     is_tabled = pair.has_ids and any(name not in OF_PIXELS for name in plan.summed)
     overlaps = contingency_table(pixels.kept(pixels.truth), pixels.kept(pixels.prediction)) if is_tabled else None
-    measured = pixels.measure(plan, RANKS[config.connectivity or 4]) if plan.whole else {}
+    measured = pixels.measure(plan, config.connectivity) if plan.whole else {}
     n_wrong, worst = _worst_picture(pixels, config.threshold)
     plane = (pixels.start[0], 0 if plan.is_volume else pixels.start[1])
     return Part(plane, confusions, overlaps, measured, classes, n_wrong, worst)

@@ -111,7 +111,7 @@ def choose_names(
     """
     names, notes = list(asked or SCORES), []
     if config.as_volume:
-        flat = [name for name in names if not SCORES[name].streams]
+        flat = [name for name in names if SCORES[name].planes_only]
         if flat and asked:
             raise InputError(
                 f"--as-volume: {', '.join(flat)} is measured in planes",

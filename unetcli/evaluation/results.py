@@ -137,7 +137,7 @@ def _convention(name: str, pairs: Sequence[Pair], config: EvaluateConfig) -> str
     """Return the convention of a score as the settings change it."""
     text = SCORES[name].convention.replace("foreground > 0.5", f"foreground > {config.threshold:g}")
     neighbours = config.connectivity or (6 if config.as_volume else 4)
-    text = text.replace("4-connected components", f"{neighbours}-connected components")
+    text = text.replace("4-connected if not set", f"{neighbours}-connected")
     if config.as_volume:
         text = text.replace("over slices", "over volumes")
     if config.window and not all(adds_up(name, pair) for pair in pairs):

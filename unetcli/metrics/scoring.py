@@ -17,7 +17,7 @@ from unetcli.metrics.comparison import (
     mean_over_images,
     paired_difference,
 )
-from unetcli.metrics.partitions import RANKS
+from unetcli.metrics.partitions import NEIGHBOURS
 from unetcli.metrics.scores import SCORES, score_image
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF
 
@@ -106,26 +106,28 @@ def score(
         raise InputError(
             f"truth: has {truth.ndim} axes; expected {'(z, y, x)' if as_volume else '(y, x) or (n, y, x)'}"
         )
-    known = (6, 18, 26) if as_volume else (4, 8)
+    known = NEIGHBOURS[3 if as_volume else 2]
     if connectivity not in (None, *known):
         raise ConfigError(f"connectivity {connectivity}: expected {' or '.join(map(str, known))}")
-    names = list(metrics) if metrics is not None else [n for n, s in SCORES.items() if s.streams or not as_volume]
-    if flat := [name for name in names if as_volume and name in SCORES and not SCORES[name].streams]:
+    names = (
+        list(metrics) if metrics is not None else [n for n, s in SCORES.items() if not (as_volume and s.planes_only)]
+    )
+    if flat := [name for name in names if as_volume and name in SCORES and SCORES[name].planes_only]:
         raise ConfigError(f"metrics: {', '.join(flat)} is measured in planes", fix="leave out as_volume")
     counted = None if roi is None else np.broadcast_to(roi != 0, truth.shape)
     if ignore_label is not None:
         is_known = truth != ignore_label
         truth = np.where(is_known, truth, truth.dtype.type(0))
         counted = is_known if counted is None else counted & is_known
-    shape = (1, *truth.shape) if as_volume or truth.ndim == 2 else truth.shape
+    at = np.index_exp[None] if truth.ndim == 2 else np.index_exp[:]
     values = score_image(
-        _mask_or_ids(truth).reshape(shape),
-        _mask_or_ids(prediction).reshape((1, *prediction.shape) if len(shape) > prediction.ndim else prediction.shape),
+        _mask_or_ids(truth)[at],
+        _mask_or_ids(prediction)[at],
         names=names,
         threshold=threshold,
         thresholds=thresholds,
-        counted=None if counted is None else counted.reshape(shape),
-        connectivity=RANKS[connectivity or known[0]],
+        counted=None if counted is None else counted[at],
+        connectivity=connectivity or known[0],
     )
     undefined = {name: SCORES[name].undefined or "no pixel counts" for name, value in values.items() if value is None}
     return ImageScores(values, undefined, {name: SCORES[name].convention for name in names})
