@@ -67,9 +67,9 @@ class Table(HTMLParser):
         self.rows, self.inside = [], False
         self.feed(text)
 
-    def handle_starttag(self, tag, _):
+    def handle_starttag(self, tag, attrs):
         if tag == "table":
-            self.inside = True
+            self.inside = "images" in dict(attrs).get("class", "")
         elif self.inside and tag == "tr":
             self.rows.append([])
         elif self.inside and tag in ("td", "th"):

@@ -31,10 +31,11 @@ from unetcli.image.source import Source
 from unetcli.image.streaming import Progress, silent
 from unetcli.image.tiling import Box
 from unetcli.image.truth import show_truth
+from unetcli.metrics.partitions import components
 from unetcli.metrics.scores import LABELS, SCORES, parse_names, score_curves, score_image
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, to_probabilities
 from unetcli.report.html import Case, Report, ScoreColumn, extremes, write_report
-from unetcli.report.pictures import draw_labels, overlay, to_gray, to_png_data_uri
+from unetcli.report.pictures import draw_error_types, draw_labels, find_error_types, to_gray, to_png_data_uri
 
 Block = NDArray[Any]
 Scores = dict[str, float | None]
@@ -245,8 +246,8 @@ def _score(item: Pair, names: Sequence[str], config: EvaluateConfig) -> Result:
     return Result(item.name, scores, curves)
 
 
-def _pictures(item: Pair, config: EvaluateConfig) -> dict[str, str]:
-    """Return the slice with most wrong pixels: image, truth, prediction, errors."""
+def _with_pictures(case: Case, item: Pair, config: EvaluateConfig) -> Case:
+    """Show the slice with most wrong pixels: image, truth, prediction, errors."""
     truth, prediction = _truth_of(item.truth), _prediction_of(item.prediction, config.prediction_kind)
     predicted = prediction > 0.5 if prediction.dtype.kind == "f" else prediction != 0
     worst = int(((truth != 0) != predicted).sum(axis=(1, 2)).argmax())
@@ -254,8 +255,13 @@ def _pictures(item: Pair, config: EvaluateConfig) -> dict[str, str]:
     shown["prediction"] = prediction[worst] if prediction.dtype.kind == "f" else draw_labels(prediction[worst])
     if item.image is not None:
         shown = {"image": to_gray(_slices(item.image)[worst]), **shown}
-    shown["errors"] = overlay(shown.get("image", shown["truth"]), truth[worst] != 0, predicted[worst])
-    return {caption: to_png_data_uri(picture) for caption, picture in shown.items()}
+    ids, predicted_ids = (
+        components(mask[worst]) if values.dtype.kind in "bf" else values[worst]
+        for values, mask in ((truth, truth), (prediction, predicted))
+    )
+    shown["errors"] = draw_error_types(ids, predicted_ids, shown.get("image"))
+    pictures = {caption: to_png_data_uri(picture) for caption, picture in shown.items()}
+    return replace(case, pictures=pictures, remark=find_error_types(ids, predicted_ids).describe())
 
 
 def _collect(
@@ -347,11 +353,13 @@ def _report(
     ]
     cases = [Case(r.name, r.scores) for r in results]
     shown = {case.name for group in extremes(columns, cases) for case in group}
-    pictures = {pair.name: _pictures(pair, config) for pair in pairs if pair.name in shown}
     return Report(
         title="Segmentation report",
         scores=columns,
-        cases=[replace(case, pictures=pictures.get(case.name, {})) for case in cases],
+        cases=[
+            _with_pictures(case, item, config) if case.name in shown else case
+            for case, item in zip(cases, pairs, strict=True)
+        ],
         settings={k: json.dumps(v) for k, v in metrics["settings"].items() if v is not None},
         versions=metrics["versions"],
         curves=_mean_curves(results),
