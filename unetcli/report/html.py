@@ -367,7 +367,7 @@ def _judge(report: Report) -> Verdict:
         have = "1 image has" if incomplete == 1 else f"{incomplete} images have"
         caveats.append(f"{have} a score that is undefined; a mean leaves it out.")
     if report.intervals and 1 < n < FEW:
-        caveats.append(f"With only {n} images the 95 % intervals are rough.")
+        caveats.append(f"With only {n} images the 95\N{NO-BREAK SPACE}% intervals are rough.")
     others = [s for name in HEADLINE for s in report.scores if s.name == name and s is not main]
     if main is None:
         return Verdict(None, others, None, False, None, caveats)
