@@ -279,6 +279,27 @@ def test_a_value_that_is_no_class_of_the_truth_is_refused(tmp_path):
         run(tmp_path, PREDICTED + 5, CLASSES, prediction_kind="classes")
 
 
+# ------------------------------------------------------------------------------------------- more than scores
+
+
+def test_types_of_what_is_left_after_warping_are_counted(tmp_path):
+    truth = np.zeros((2, 20, 30), np.uint8)
+    truth[:, 4:16, 2:14], truth[:, 4:16, 16:28] = 1, 1
+    prediction = truth.copy()
+    prediction[:, 9, 14:16] = 1  # a bridge, on both planes
+    found = run(tmp_path, prediction, truth, metrics=["warping_error"])
+    assert found["counts"] == [{"name": "a", "warping_types": {"merge": {"pixels": 2, "clusters": 2}}}]
+
+
+def test_probabilities_are_held_against_the_truth(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "TILE_PIXELS", 16)
+    truth = np.array([[0, 0, 0, 1] * 8] * 8, np.uint8)
+    found = run(tmp_path, np.full(truth.shape, 0.25, np.float32), truth, metrics=["iou"])
+    (bin_,) = found["calibration"]
+    assert bin_ == pytest.approx({"low": 0.2, "high": 0.3, "n_pixels": 256, "confidence": 0.25, "frequency": 0.25})
+    assert found["calibration_error"] == pytest.approx(0)
+
+
 # ------------------------------------------------------------------------------------------- two predictions
 
 

@@ -16,8 +16,9 @@ from unetcli.evaluation.pairs import Pair
 from unetcli.evaluation.plan import Plan
 from unetcli.image.streaming import Progress, available_cpus, reduce_tiles, silent, work_on
 from unetcli.image.tiling import Box, Tile
+from unetcli.metrics.calibration import calibration_table
 from unetcli.metrics.pixels import dice, iou
-from unetcli.metrics.scores import CURVES, OF_PIXELS, SCORES, Measured, combine_curve, combine_slices, measure
+from unetcli.metrics.scores import COUNTED, CURVES, OF_PIXELS, SCORES, Measured, combine_curve, combine_slices, measure
 from unetcli.metrics.slices import SummedPair
 from unetcli.metrics.tables import ContingencyTable, Counts, confusion_table, contingency_table, sum_tables
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, foreground
@@ -42,6 +43,10 @@ class Result:
         Scores at each threshold.
     confusion : (n_classes, n_classes) int64 or None
         Pixels by truth and prediction, if both hold classes.
+    calibration
+        The table of `calibration_table`, if the prediction is probabilities.
+    counts
+        What is left after warping, by type, in pixels and clusters, if the warping error is measured.
     worst
         Where most pixels are wrong: a plane, or a part of it as large as a picture may be.
     """
@@ -50,6 +55,8 @@ class Result:
     scores: Scores
     curves: Mapping[str, Sequence[float | None]]
     confusion: Counts | None
+    calibration: Counts | None
+    counts: dict[str, dict[str, dict[str, int]]]
     worst: Box
 
 
@@ -69,6 +76,8 @@ class Part:
         Scores that do not add up.
     classes
         Confusion of the classes, where both sides hold them.
+    calibration
+        Of probabilities.
     n_wrong, worst
         Most wrong pixels in a picture, and where it is.
     """
@@ -78,6 +87,7 @@ class Part:
     overlaps: ContingencyTable | None
     measured: Measured
     classes: Counts | None
+    calibration: Counts | None
     n_wrong: int
     worst: Box
 
@@ -107,19 +117,39 @@ def measure_image(
     """
     measured: Measured = {(name, t): [] for name, ts in (plan.summed | plan.whole).items() for t in ts}
     classes: list[Counts] = []
+    calibrations: list[Counts] = []
     worst = (-1, Box.whole(pair.truth.shape))
     for parts in _planes(pair, plan, config, workers or available_cpus(), progress):
         for key, values in _add_up(parts, plan).items():
             measured[key] += values
         classes += [part.classes for part in parts if part.classes is not None]
+        calibrations += [part.calibration for part in parts if part.calibration is not None]
         worst = max([worst, *((part.n_wrong, part.worst) for part in parts)], key=lambda found: found[0])
-    at_wanted = {key: values for key, values in measured.items() if key[1] in plan.wanted[key[0]]}
+    at_wanted = {key: values for key, values in measured.items() if key[1] in plan.wanted.get(key[0], ())}
     scores = combine_slices([at_wanted], plan.names)
     searched = config.searched() or CHALLENGE_THRESHOLDS
     shown = [name for name in CURVES if name in plan.names and pair.has_probabilities]
     curves = {name: combine_curve(measured, name, searched) for name in shown}
     confusion = np.sum(classes, axis=0) if classes else None
-    return Result(pair.name, scores | class_scores(confusion, pair.classes), curves, confusion, worst[1])
+    return Result(
+        pair.name,
+        scores | class_scores(confusion, pair.classes),
+        curves,
+        confusion,
+        np.sum(calibrations, axis=0) if calibrations else None,
+        _counts(measured),
+        worst[1],
+    )
+
+
+def _counts(measured: Measured) -> dict[str, dict[str, dict[str, int]]]:
+    """Add up over slices what is counted at one threshold, without what is not there."""
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for (name, _), slices in measured.items():
+        if name in COUNTED:
+            kinds = {kind: np.sum([counts[kind] for counts in slices], axis=0) for kind in slices[0]}
+            found[name] = {kind: {"pixels": int(n), "clusters": int(m)} for kind, (n, m) in kinds.items() if n}
+    return found
 
 
 def class_scores(confusion: Counts | None, classes: Sequence[str]) -> Scores:
@@ -214,9 +244,11 @@ def _measure_pixels(pixels: Pixels, pair: Pair, plan: Plan, config: EvaluateConf
     is_tabled = pair.has_ids and any(name not in OF_PIXELS for name in plan.summed)
     overlaps = contingency_table(pixels.kept(pixels.truth), pixels.kept(pixels.prediction)) if is_tabled else None
     measured = pixels.measure(plan, config.connectivity) if plan.whole else {}
+    truth, probabilities = pixels.kept(pixels.truth != 0), pixels.kept(pixels.prediction)
+    calibration = calibration_table(truth, probabilities) if pair.has_probabilities else None
     n_wrong, worst = _worst_picture(pixels, config.threshold)
     plane = (pixels.start[0], 0 if plan.is_volume else pixels.start[1])
-    return Part(plane, confusions, overlaps, measured, classes, n_wrong, worst)
+    return Part(plane, confusions, overlaps, measured, classes, calibration, n_wrong, worst)
 
 
 def _worst_picture(pixels: Pixels, threshold: float) -> tuple[int, Box]:

@@ -74,6 +74,8 @@ def make_plan(pair: Pair, names: Sequence[str], config: EvaluateConfig) -> Plan:
             measured[name] = tuple(sorted({*wanted[name], *searched}))
     summed = {name: ts for name, ts in measured.items() if adds_up(name, pair)}
     whole = {name: ts for name, ts in measured.items() if name not in summed}
+    if "warping_error" in whole:
+        whole["warping_types"] = wanted["warping_error"]
     grid = _grid(pair, config, is_whole=bool(whole))
     return Plan(tuple(names), wanted, summed, whole, grid, config.as_volume)
 

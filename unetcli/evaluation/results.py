@@ -7,7 +7,7 @@ import io
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from unetcli.config import EvaluateConfig
 from unetcli.evaluation.measuring import Result
 from unetcli.evaluation.pairs import Pair
 from unetcli.evaluation.plan import adds_up
+from unetcli.metrics.calibration import expected_calibration_error, reliability
 from unetcli.metrics.comparison import bootstrap_interval, columns_of, mean_over_images, paired_difference
 from unetcli.metrics.scores import LABELS, SCORES
 from unetcli.report.html import ScoreColumn
@@ -74,6 +75,13 @@ def collect(
     }
     if confusions := [r.confusion for r in results if r.confusion is not None]:
         metrics["confusion"] = {"classes": list(classes), "pixels": np.sum(confusions, axis=0).tolist()}
+    if any(r.counts for r in results):
+        metrics["counts"] = [{"name": r.name, **r.counts} for r in results]
+    if calibrations := [r.calibration for r in results if r.calibration is not None]:
+        table = np.sum(calibrations, axis=0)
+        metrics["calibration"] = [found._asdict() for found in reliability(table) if found.n_pixels]
+        error = expected_calibration_error(table)
+        metrics["calibration_error"] = None if math.isnan(error) else error
     if compared is not None:
         metrics["comparison"] = _comparison(columns, values, compared)
     return {
@@ -100,11 +108,6 @@ def to_csv(metrics: Mapping[str, Any]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def with_means(columns: Sequence[ScoreColumn], metrics: Mapping[str, Any]) -> list[ScoreColumn]:
-    """Return the columns of the report."""
-    return [replace(column, mean=metrics["mean"][column.name]) for column in columns]
 
 
 def _comparison(

@@ -38,6 +38,7 @@ from unetcli.metrics.partitions import (
 from unetcli.metrics.pixels import dice, iou, pixel_error, pixel_fscore
 from unetcli.metrics.slices import SlicePair, mean_defined, slice_pairs
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF
+from unetcli.metrics.topology import warping_types
 
 
 @dataclass(frozen=True)
@@ -271,6 +272,9 @@ LABELS = {
 
 OF_PIXELS = ("iou", "dice", "pixel_error", "max_pixel_fscore")
 """Scores of the confusion table: unlike those of segments, they stream whatever these are."""
+
+COUNTED: dict[str, Callable[[SlicePair], Any]] = {"warping_types": lambda pair: warping_types(pair.warping)}
+"""What is counted beside the scores: by type, in pixels and clusters."""
 
 CURVES = ("v_rand", "v_info", "max_pixel_fscore", "pixel_error", "warping_error")
 """Scores worth plotting over thresholds."""
@@ -513,10 +517,11 @@ def measure(
     truth, prediction, counted : (n, [z,] y, x)
         As in `score_image`; with z, volumes.
     wanted
-        Name of each score to its thresholds.
+        Name of each score, and of each of `COUNTED`, to its thresholds.
     connectivity
         Of the components of a mask; None: the least.
     """
+    functions = {name: COUNTED.get(name) or SCORES[name].measure for name in wanted}
     thresholds = sorted({t for ts in wanted.values() for t in ts})
     measured: Measured = {(name, t): [] for name, ts in wanted.items() for t in ts}
     for k, (truth_slice, slice_) in enumerate(zip(truth, prediction, strict=True)):
@@ -524,7 +529,7 @@ def measure(
         for pair in slice_pairs(truth_slice, slice_, thresholds, counted=kept, connectivity=connectivity):
             for name in wanted:
                 if (name, pair.threshold) in measured:
-                    measured[name, pair.threshold].append(SCORES[name].measure(pair))
+                    measured[name, pair.threshold].append(functions[name](pair))
     return measured
 
 

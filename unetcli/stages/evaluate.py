@@ -5,32 +5,26 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from unetcli.atomic import write_atomically
 from unetcli.config import EvaluateConfig
 from unetcli.errors import BelowBoundError, ConfigError, InputError
 from unetcli.evaluation.measuring import Result, measure_image
+from unetcli.evaluation.page import make_report
 from unetcli.evaluation.pairs import Others, Pair, open_pairs
 from unetcli.evaluation.plan import Plan, choose_names, make_plan
-from unetcli.evaluation.results import Compared, collect, describe_scores, to_csv, with_means
+from unetcli.evaluation.results import Compared, collect, describe_scores, to_csv
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import check_fingerprint
 from unetcli.image.location import Location, making
 from unetcli.image.new_store import check_apart
 from unetcli.image.streaming import Progress, silent
-from unetcli.image.tiling import Box
-from unetcli.metrics.scores import LABELS, parse_names
-from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, foreground
-from unetcli.report.html import Case, Report, ScoreColumn, extremes, write_report
-from unetcli.report.pictures import draw_labels, overlay, to_gray, to_png_data_uri
+from unetcli.metrics.scores import parse_names
+from unetcli.report.html import write_report
 
-Block = NDArray[Any]
 NOT_SETTINGS = ("metrics", "fail_under")
 """Of the configuration: names are written as they were chosen, and bounds do not change what is measured."""
 
@@ -117,7 +111,7 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=1))  # first: it marks the folder as a report
     write_atomically(out / "metrics.csv", to_csv(metrics))
-    write_report(out / "report.html", _report(metrics, columns, results, pairs, config))
+    write_report(out / "report.html", make_report(metrics, columns, results, pairs, config))
     if worse := _below(metrics, bounds):
         raise BelowBoundError("; ".join(worse), result=metrics)
     return metrics
@@ -188,7 +182,7 @@ def _below(metrics: Mapping[str, Any], bounds: Mapping[str, float]) -> list[str]
     return worse
 
 
-# ------------------------------------------------------------------------------------------- report
+# ------------------------------------------------------------------------------------------- folder
 
 
 def _check_out(out: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -208,55 +202,3 @@ def _check_out(out: Path, settings: Mapping[str, Any], *, overwrite: bool) -> No
 def _holds_nothing(folder: Path) -> bool:
     """Tell whether a folder is empty, but for a file that was being written when its writer was killed."""
     return all(path.name.startswith(".") and path.name.endswith(".partial") for path in folder.iterdir())
-
-
-def _report(
-    metrics: Mapping[str, Any],
-    columns: Sequence[ScoreColumn],
-    results: Sequence[Result],
-    pairs: Sequence[Pair],
-    config: EvaluateConfig,
-) -> Report:
-    scores = with_means(columns, metrics)
-    cases = [Case(r.name, r.scores) for r in results]
-    shown = {case.name for group in extremes(scores, cases) for case in group}
-    pictures = {
-        item.name: _pictures(item, result.worst, config.threshold)
-        for item, result in zip(pairs, results, strict=True)
-        if item.name in shown
-    }
-    return Report(
-        title="Segmentation report",
-        scores=scores,
-        cases=[replace(case, pictures=pictures.get(case.name, {})) for case in cases],
-        settings={k: json.dumps(v) for k, v in metrics["settings"].items() if v is not None},
-        versions=metrics["versions"],
-        curves=_mean_curves(results, config.searched() or CHALLENGE_THRESHOLDS),
-        notes=metrics["notes"],
-    )
-
-
-def _pictures(item: Pair, box: Box, threshold: float) -> dict[str, str]:
-    """Draw image, truth, prediction and errors in a box."""
-    truth, prediction = item.truth.read(box)[0, 0, 0], item.prediction.read(box)[0, 0, 0]
-    is_map = prediction.dtype.kind == "f"
-    predicted = foreground(prediction, threshold) if is_map else prediction != 0
-    shown: dict[str, Block] = {"truth": draw_labels(truth)}
-    shown["prediction"] = prediction if is_map else draw_labels(prediction)
-    if item.image is not None:
-        picture = item.image.read(box.replace(1, 0, item.image.shape[1]))[0, :, 0]
-        shown = {"image": to_gray(picture), **shown}
-    counts = np.logical_and.reduce([source.read(box)[0, 0, 0] for source in item.counted]) if item.counted else True
-    errors = overlay(shown.get("image", shown["truth"]), (truth != 0) & counts, predicted & counts)
-    return {caption: to_png_data_uri(picture) for caption, picture in (shown | {"errors": errors}).items()}
-
-
-def _mean_curves(results: Sequence[Result], thresholds: Sequence[float]) -> dict[str, list[tuple[float, float | None]]]:
-    """Return the mean over images of each score at each threshold."""
-    curves = {}
-    for name in results[0].curves:
-        columns = zip(*(r.curves[name] for r in results if r.curves), strict=True)
-        defined = [[v for v in column if v is not None] for column in columns]
-        means = [float(np.mean(values)) if values else None for values in defined]
-        curves[LABELS.get(name, name)] = list(zip(thresholds, means, strict=True))
-    return curves
