@@ -17,7 +17,7 @@ LAYERS = [
     {"cli"},
     {"demo", "printing"},
     {"stages"},
-    {"training", "prediction", "instances"},
+    {"training", "prediction", "instances", "evaluation"},
     {"sample_table", "options", "explain", "presets"},
     {"sampling"},
     {"objects", "labelling"},

@@ -382,6 +382,14 @@ def evaluate(
     truth: Annotated[Path, Argument(help="Truth: store (path or URL), file or folder.", metavar="TRUTH", **STORE)],
     out: Folder,
     images: Annotated[Path | None, Option("--images", help="The segmented pictures, for the report.", **STORE)] = None,
+    roi: Annotated[
+        Path | None,
+        Option("--roi", help="Masks, or one for all planes: only pixels that are not 0 in them count.", **STORE),
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        Option("--compare", help="Other predictions of the same images, to be put beside the first.", **STORE),
+    ] = None,
     *,
     given: Mapping[str, Any],
     common: Common,
@@ -394,8 +402,8 @@ def evaluate(
     from unetcli.stages import evaluate as stage
 
     with _progress("evaluate", common) as progress:
-        options = {k: v for k, v in _passed(common).items() if k != "workers"}
-        return stage.run(prediction, truth, out, config, images=images, **options, progress=progress)
+        places: dict[str, Any] = {"images": images, "roi": roi, "compare": compare}
+        return stage.run(prediction, truth, out, config, **places, **_passed(common), progress=progress)
 
 
 @command(ExportConfig, "export")

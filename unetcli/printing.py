@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unetcli.errors import Interrupted, Unfinished
 from unetcli.options import Common
 from unetcli.presets import preset_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def print_presets() -> None:
@@ -79,7 +82,8 @@ def print_result(name: str, result: dict[str, Any], common: Common) -> None:
     for note in result.pop("notes", []):
         console.print(Text.assemble(("note", "yellow"), "  ", note), soft_wrap=True)
     if "mean" in result:
-        result = _flat_scores(result)
+        _print_scores(result, console)
+        return
     table = Table(box=None, show_header=False, pad_edge=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -102,13 +106,50 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
-def _flat_scores(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the means of a report as rows."""
-    shown = {
-        k: v if v is not None else f"undefined: {metrics['undefined'].get(k, '')}" for k, v in metrics["mean"].items()
-    }
-    rest = {k: metrics[k] for k in ("report",) if k in metrics}
-    return {"images": len(metrics["images"]), **shown, **rest}
+def _print_scores(metrics: dict[str, Any], console: Console) -> None:
+    """Print the means of a report, one a line; what does not fit on the line is in ``metrics.json``."""
+    from rich.table import Table
+    from rich.text import Text
+
+    n = len(metrics["images"])
+    console.print(Text(f"{n} image{'s' if n > 1 else ''}{', mean and its 95 % interval' if n > 1 else ''}"))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for header in ("score", "value", "interval" if n > 1 else "", "better"):
+        table.add_column(header, no_wrap=True, justify="right" if header == "value" else "left")
+    table.add_column("convention", style="dim")  # the one column that gives way where it is narrow
+    for name, value in metrics["mean"].items():
+        interval = metrics["intervals"][name]
+        shown = ("undefined" if value is None else _number(value), _spell_interval(interval), metrics["better"][name])
+        meaning = Text(metrics["conventions"][name], no_wrap=True, overflow="ellipsis")
+        if value is None:
+            meaning = Text(metrics["undefined"][name])
+        table.add_row(Text(name, style="bold"), *map(Text, shown), meaning)
+    console.print(table)
+    if "comparison" in metrics:
+        _print_comparison(metrics, console)
+
+
+def _print_comparison(metrics: dict[str, Any], console: Console) -> None:
+    """Print two predictions side by side, with the interval of the mean of their differences."""
+    from rich.table import Table
+    from rich.text import Text
+
+    found = metrics["comparison"]
+    console.print(Text(f"\nA is {found['a']}, B is {found['b']}; differences by image, mean and its 95 % interval"))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for header, justify in zip(("score", "A", "B", "B - A", "interval", "better"), "lrrrll", strict=True):
+        table.add_column(header, no_wrap=True, justify="right" if justify == "r" else "left")
+    for name, score in found["scores"].items():
+        numbers = [metrics["mean"][name], found["mean"][name], score["difference"]]
+        interval = None if score["low"] is None else [score["low"], score["high"]]
+        better = score["better"].upper() if score["better"] else "?"
+        shown = ["undefined" if v is None else _number(v) for v in numbers]
+        table.add_row(Text(name, style="bold"), *map(Text, (*shown, _spell_interval(interval), better)))
+    console.print(table)
+
+
+def _spell_interval(interval: list[float] | None) -> str:
+    return "" if interval is None else " to ".join(f"{value:.3g}" for value in interval)
 
 
 def fail(message: str, code: int, *, fix: str | None = None, debug: bool = False) -> int:

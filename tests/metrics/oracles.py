@@ -1,7 +1,8 @@
 """Slow, obvious versions of the metrics: written from the definitions, pixel by pixel."""
 
 from collections import Counter, deque
-from itertools import combinations
+from fractions import Fraction
+from itertools import combinations, permutations, product
 
 import numpy as np
 from scipy import ndimage
@@ -135,3 +136,77 @@ def leftover_class(warped, y, x, radius):
     cleared[y, x] = False
     window = label(cleared[top : y + radius + 1, left : x + radius + 1], connectivity=1)
     return "split" if len(around(window, y - top, x - left)) > 2 else "hole_deletion"
+
+
+def object_pixels(labels):
+    """The set of pixels of each object."""
+    return [set(np.flatnonzero(labels == i)) for i in np.unique(labels) if i]
+
+
+def iou_matrix(truth, prediction):
+    """IoU of each true with each predicted object, as exact fractions."""
+    return [
+        [Fraction(len(t & p), len(t | p)) for p in object_pixels(prediction)] for t in object_pixels(truth)
+    ]  # fmt: skip
+
+
+def assignments(n_rows, n_columns):
+    """Every way to pair as many rows with columns as there can be."""
+    if n_rows > n_columns:
+        return [[(row, column) for column, row in pairs] for pairs in assignments(n_columns, n_rows)]
+    return [list(enumerate(columns)) for columns in permutations(range(n_columns), n_rows)]
+
+
+def most_matches(truth, prediction, threshold):
+    """Pairs of IoU of at least a threshold in the best of all assignments."""
+    ious = iou_matrix(truth, prediction)
+    ways = assignments(len(ious), len(object_pixels(prediction)))
+    return max(sum(ious[i][j] >= threshold for i, j in pairs) for pairs in ways)
+
+
+def one_to_one_aji(truth, prediction):
+    """Shared pixels of the pairs of the best assignment, of all foreground; ties give one value each."""
+    ious = iou_matrix(truth, prediction)
+    true, predicted = object_pixels(truth), object_pixels(prediction)
+
+    def worth(pairs):
+        return sum(ious[i][j] >= Fraction(1, 2) for i, j in pairs), sum(ious[i][j] for i, j in pairs)
+
+    ways = assignments(len(true), len(predicted))
+    best = max(map(worth, ways))
+    n = np.count_nonzero((truth != 0) | (prediction != 0))
+    return {sum(len(true[i] & predicted[j]) for i, j in pairs) / n for pairs in ways if worth(pairs) == best}
+
+
+def partners(truth, prediction):
+    """For each true object the IoU and the index of what covers more than half of it, or None."""
+    predicted = object_pixels(prediction)
+    found = []
+    for t in object_pixels(truth):
+        covering = [(len(t & p) / len(t | p), j) for j, p in enumerate(predicted) if 2 * len(t & p) > len(t)]
+        found.append(covering[0] if covering else None)
+    return found
+
+
+def edge_pixels(mask):
+    """Foreground pixels with a neighbour by a face that is background or outside."""
+    steps = [np.eye(mask.ndim, dtype=int)[axis] * sign for axis in range(mask.ndim) for sign in (-1, 1)]
+    padded = np.pad(mask, 1)
+    return [p for p in np.argwhere(mask) if not all(padded[tuple(p + 1 + step)] for step in steps)]
+
+
+def contour_pixels(mask):
+    """Pixels that differ from one that lies 0 or 1 on along each axis."""
+    inside = [tuple(p) for p in np.ndindex(mask.shape)]
+    return [p for p in inside if any(mask[p] != mask[q] for q in onward(p, mask.shape))]
+
+
+def onward(pixel, shape):
+    """Pixels of the image that lie 0 or 1 on along each axis."""
+    ranges = [range(k, min(k + 2, n)) for k, n in zip(pixel, shape, strict=True)]
+    return list(product(*ranges))
+
+
+def nearest(pixels, others):
+    """Distance of each pixel to the nearest of the others."""
+    return [min(float(np.linalg.norm(np.subtract(p, q))) for q in others) for p in pixels]

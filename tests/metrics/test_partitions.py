@@ -11,6 +11,7 @@ from skimage.metrics import adapted_rand_error as scikit_image_rand
 from skimage.metrics import variation_of_information
 
 from tests.metrics import oracles
+from unetcli.errors import ConfigError
 from unetcli.metrics.partitions import (
     ADAPTED_RAND_VARIANTS,
     adapted_rand_error,
@@ -119,8 +120,22 @@ def test_large_images_do_not_overflow():
     assert v_rand(table) == (1, 1, 1)
 
 
-def test_components_are_4_connected():
-    assert components(np.eye(3, dtype=bool)).max() == 3
+DIAGONAL = np.eye(3, dtype=bool)
+CORNERS = np.stack([np.diag([1, 0, 0]), np.diag([0, 1, 0]), np.diag([0, 1, 0])]).astype(bool)
+
+
+@pytest.mark.parametrize(
+    ("mask", "connectivity", "n"),
+    [(DIAGONAL, None, 3), (DIAGONAL, 4, 3), (DIAGONAL, 8, 1)]
+    + [(CORNERS, connectivity, n) for connectivity, n in ((None, 2), (6, 2), (18, 2), (26, 1))],
+)
+def test_components_by_connectivity(mask, connectivity, n):
+    assert components(mask, connectivity).max() == n
+
+
+def test_connectivity_is_of_the_dimensions():
+    with pytest.raises(ConfigError, match="connectivity: 6; expected 4 or 8 in 2 dimensions"):
+        components(DIAGONAL, 6)
 
 
 @settings(max_examples=200)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
-from unetcli.metrics.pixels import dice, iou, max_pixel_fscore, pixel_error, pixel_fscore
+from unetcli.metrics.pixels import class_scores, dice, iou, max_pixel_fscore, pixel_error, pixel_fscore
 from unetcli.metrics.tables import confusion_table
 
 PAIRS = hnp.arrays(bool, (2, 6, 5))
@@ -34,6 +34,17 @@ def test_one_class_against_all_others():
     table = np.array([[5, 1, 0], [0, 4, 2], [0, 0, 8]])
     assert [iou(table, k) for k in range(3)] == [5 / 6, 4 / 7, 8 / 10]
     assert pixel_error(table) == 3 / 20
+    assert [tuple(scores) for scores in class_scores(table)] == [
+        (iou(table, k), dice(table, k), precision, recall)
+        for k, (precision, recall) in enumerate([(1, 5 / 6), (4 / 5, 4 / 6), (8 / 10, 1)])
+    ]
+
+
+def test_a_class_that_is_nowhere():
+    absent = class_scores(np.diag([3, 0]))[1]
+    assert (absent.iou, absent.dice) == (1, 1)
+    assert math.isnan(absent.precision)
+    assert math.isnan(absent.recall)
 
 
 def test_pixel_error_without_a_pixel_is_undefined():

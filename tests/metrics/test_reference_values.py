@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 from skimage.io import imread
 
-from unetcli.metrics.objects import average_precision, seg
+from unetcli.metrics.distances import assd, boundary_f, edge_distances, hausdorff, hd95
+from unetcli.metrics.objects import (
+    aji,
+    average_precision,
+    count_matches,
+    det,
+    mean_average_precision,
+    panoptic_quality,
+    seg,
+)
 from unetcli.metrics.partitions import (
     ADAPTED_RAND_VARIANTS,
+    adapted_rand,
     adapted_rand_error,
     components,
     fg_rand_fscore,
@@ -27,7 +37,7 @@ from unetcli.metrics.pixels import dice, iou, max_pixel_fscore, pixel_error, pix
 from unetcli.metrics.scores import score_curves, score_image
 from unetcli.metrics.tables import confusion_table, contingency_table
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF, foreground, to_probabilities
-from unetcli.metrics.topology import classify_leftover, count_classes, count_clusters, warp
+from unetcli.metrics.topology import classify_leftover, count_classes, warp, warping_types
 
 FOLDER = Path(__file__).parents[3] / "shared" / "metrics"
 CASES = json.loads((FOLDER / "cases.json").read_text())["cases"] if (FOLDER / "cases.json").exists() else []
@@ -65,13 +75,14 @@ class Case:
         self.probabilities = self.prediction.astype(np.float32)
         if case["kind"] == "prob":
             self.prediction = self.probabilities = to_probabilities(prediction).reshape(shape)  # ... or a map
-        masks = [foreground(p, HALF) for p in self.probabilities]
+        self.masks = masks = [foreground(p, HALF) for p in self.probabilities]
+        self.distances = edge_distances(self.truth[0], masks[0])
         self.segments = [(components(t), components(m)) for t, m in zip(self.truth, masks, strict=True)]
         self.tables = [contingency_table(*pair) for pair in self.segments]
         self.thinned = [contingency_table(t, thin_borders(p)) for t, p in self.segments]
         self.confusions = [confusion_table(t, m) for t, m in zip(self.truth, masks, strict=True)]
         self.warpings = [self.warp(i, HALF) for i in range(len(self.truth))]
-        self.classes = [classify_leftover(warping) for warping in self.warpings]
+        self.types = [warping_types(warping) for warping in self.warpings]
 
     def warp(self, i, threshold):
         return warp(self.truth[i], self.probabilities[i], threshold=threshold, mask=self.mask)
@@ -99,6 +110,55 @@ def fg_rand_index(case):
         return 1 - (truth + prediction - 2 * both) / table.counts[table.truth_ids != 0].sum() ** 2
 
     return np.mean([index(table) for table in case.tables])
+
+
+def adjusted_rand_index(case):
+    """Pairs are n (n - 1)."""
+    n = case.tables[0].n_pixels
+    both, truth, prediction = (total - n for total in pair_sums(case.tables[0]))
+    expected = truth * prediction / (n * (n - 1))
+    return (both - expected) / ((truth + prediction) / 2 - expected) if truth + prediction != 2 * expected else 1.0
+
+
+def boundary_of(case, row):
+    """With a tolerance of so many pixels, or of a share of the diagonal."""
+    tolerance = row["params"].get("tolerance_px", np.ceil(0.008 * np.hypot(*case.masks[0].shape)))
+    return boundary_f(case.truth[0], case.masks[0], tolerance)
+
+
+def surface_dice(case, row):
+    distances = np.concatenate(case.distances)
+    return np.mean(distances <= row["params"]["tolerance_px"]) if case.distances.is_defined else 0
+
+
+def found_and_iou(case, row):
+    """True positives at a threshold, and the sum of their IoU, which is one where no object has two partners."""
+    objects, k = case.tables[0].objects, round(20 * row["params"]["iou"])
+    ious = (objects.shared / objects.union)[20 * objects.shared >= k * objects.union]
+    n = count_matches(objects, k)
+    return objects, n, ious[:n].sum()  # of ties at 0.5 all are the same
+
+
+def matching(case, row):
+    objects, n, _ = found_and_iou(case, row)
+    return [n, objects.n_prediction - n, objects.n_truth - n]
+
+
+def precision_recall_f1(case, row):
+    objects, n, _ = found_and_iou(case, row)
+    if not n:
+        return [0, 0, 0]
+    return [n / objects.n_prediction, n / objects.n_truth, 2 * n / (objects.n_truth + objects.n_prediction)]
+
+
+def mean_matched_iou(case, row):
+    _, n, total = found_and_iou(case, row)
+    return total / n if n else 0
+
+
+def mean_true_iou(case, row):
+    objects, _, total = found_and_iou(case, row)
+    return total / objects.n_truth
 
 
 def max_fg_rand_fscore(case):
@@ -143,18 +203,41 @@ METRICS = {
     "vi_split_merge_bits": lambda case: vi(case.tables[0]),
     "vi_split_merge_bits_ignore_gt0": lambda case: vi(case.tables[0], ignore_truth_background=True),
     "adapted_rand_error": lambda case: adapted_rand_error(case.tables[0]),
+    "adapted_rand_precision": lambda case: adapted_rand(case.tables[0]).merge,
+    "adapted_rand_recall": lambda case: adapted_rand(case.tables[0]).split,
+    "adjusted_rand_index": adjusted_rand_index,
     "seg": lambda case: seg(case.tables[0]),
-    "mean_average_precision": lambda case: np.mean([average_precision(case.tables[0], k) for k in range(10, 20)]),
+    "det": lambda case: det(case.tables[0]),
+    "mean_average_precision": lambda case: mean_average_precision(case.tables[0]),
+    "panoptic_quality": lambda case: panoptic_quality(case.tables[0]).pq,
+    "segmentation_quality": lambda case: panoptic_quality(case.tables[0]).sq,
+    "recognition_quality": lambda case: panoptic_quality(case.tables[0]).rq,
+    "hausdorff": lambda case: hausdorff(case.distances),
+    "hd95": lambda case: hd95(case.distances),
+    "assd": lambda case: assd(case.distances),
 }
 
-CLASS_COUNTS = {
-    "warping_types": lambda case: [count_classes(classes) for classes in case.classes],
-    "warping_clusters": lambda case: [
-        count_clusters(c, w.warped) for c, w in zip(case.classes, case.warpings, strict=True)
-    ],
+WITH_PARAMETERS = {
+    "boundary_f": boundary_of,
+    "surface_dice": surface_dice,
+    "matching": matching,
+    "precision_recall_f1": precision_recall_f1,
+    "mean_matched_iou": mean_matched_iou,
+    "mean_true_iou": mean_true_iou,
 }
+
+CLASS_COUNTS = {"warping_types": "pixels", "warping_clusters": "clusters"}
 
 SCORED = {  # where `score_image` gives the same value
+    "seg": "seg",
+    "det": "det",
+    "mean_average_precision": "mean_ap",
+    "panoptic_quality": "pq",
+    "segmentation_quality": "sq",
+    "recognition_quality": "rq",
+    "hausdorff": "hausdorff",
+    "hd95": "hd95",
+    "assd": "assd",
     "iou": "iou",
     "dice": "dice",
     "pixel_error": "pixel_error",
@@ -191,7 +274,27 @@ def test_target(case_id, row):
 
 @pytest.mark.parametrize(("case_id", "row"), rows(CLASS_COUNTS, "target"))
 def test_classes_and_clusters_are_equal(case_id, row):
-    assert CLASS_COUNTS[row["metric"]](load(case_id)) == row["value"]
+    kind = CLASS_COUNTS[row["metric"]]
+    found = [{name: getattr(left, kind) for name, left in types.items()} for types in load(case_id).types]
+    assert found == row["value"]
+
+
+@pytest.mark.parametrize(("case_id", "row"), rows(WITH_PARAMETERS, "target"))
+def test_target_with_parameters(case_id, row):
+    found, value = WITH_PARAMETERS[row["metric"]](load(case_id), row), row["value"]
+    expected = list(value.values()) if isinstance(value, dict) else value
+    np.testing.assert_allclose(found, expected, rtol=0, atol=row.get("tol", 0))
+
+
+@pytest.mark.parametrize(("case_id", "row"), rows(["aggregated_jaccard_index"], "variant"))
+def test_one_to_one_aji(case_id, row):
+    assert aji(load(case_id).tables[0]) == pytest.approx(row["value"], rel=0, abs=row["tol"])
+
+
+def test_every_target_is_looked_at():
+    known = {*METRICS, *WITH_PARAMETERS, *CLASS_COUNTS, "average_precision"}
+    named = {row["metric"] for case in CASES for row in case["reference"] if row["status"] == "target"}
+    assert named <= known
 
 
 @pytest.mark.parametrize(("case_id", "row"), rows(["average_precision"], "target"))
@@ -225,7 +328,7 @@ def test_score_image_gives_the_same(case_id, row):
 
 @pytest.mark.parametrize(
     ("case_id", "row"),
-    rows(METRICS.keys() - {"iou", "dice", "seg"}, "undefined"),  # those are 1, 1 and 0 by choice
+    rows(METRICS.keys() - {"iou", "dice", "seg", "det"}, "undefined"),  # those are 1, 1, 0 and 0 by choice
 )
 def test_undefined_is_nan(case_id, row):
     assert np.all(np.isnan(METRICS[row["metric"]](load(case_id))))

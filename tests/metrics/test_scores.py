@@ -14,7 +14,10 @@ from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS
 from unetcli.metrics.topology import warping_error
 
 V_RAND = ["v_rand", "v_rand_split", "v_rand_merge"]
-FOREGROUND_ONLY = [*V_RAND, "v_info", "fg_rand_fscore", "adapted_rand_error"]
+FOREGROUND_ONLY = [*V_RAND, "v_info", "fg_rand_fscore", "seg", "det"]
+FOREGROUND_ONLY += [name for name in SCORES if name.startswith("adapted_rand_error")]
+OF_OBJECTS = [*(name for name in SCORES if name.startswith("ap")), "mean_ap", "pq", "sq", "rq", "aji"]
+OF_EDGES = ["hausdorff", "hd95", "assd"]
 
 
 def stack(n=3, size=24, seed=0):
@@ -42,7 +45,8 @@ def test_every_score_is_offered_and_explained():
 @given(hnp.arrays(bool, (2, 6, 7)))
 def test_identical_pair_is_perfect(truth):
     assume(truth.any(axis=(1, 2)).all())
-    scores = score_image(truth, truth, names=[name for name in SCORES if not name.startswith("v_")])
+    pairs_of_pixels = [name for name in SCORES if name.startswith("v_") or name == "adapted_rand_error_scikit_image"]
+    scores = score_image(truth, truth, names=[name for name in SCORES if name not in pairs_of_pixels])
     for name, value in scores.items():
         assert value == (1 if SCORES[name].better == "higher" else 0), name
 
@@ -104,9 +108,11 @@ def test_undefined_is_none_with_a_reason():
     empty = np.zeros((2, 8, 8), bool)
     scores = score_image(empty, empty)
     undefined = [name for name, value in scores.items() if value is None]
-    assert sorted(undefined) == sorted([*FOREGROUND_ONLY, "ap50", "seg"])
-    assert {SCORES[name].undefined for name in undefined if name != "ap50"} == {"the truth has no foreground"}
-    assert scores["iou"] == scores["dice"] == 1
+    assert sorted(undefined) == sorted([*FOREGROUND_ONLY, *OF_OBJECTS, *OF_EDGES])
+    assert {SCORES[name].undefined for name in OF_OBJECTS} == {"neither side has an object"}
+    assert {SCORES[name].undefined for name in OF_EDGES} == {"a side has no foreground"}
+    assert {SCORES[name].undefined for name in FOREGROUND_ONLY[:-1]} == {"the truth has no foreground"}
+    assert scores["iou"] == scores["dice"] == scores["boundary_f"] == 1
 
 
 def test_undefined_slices_are_left_out_of_the_mean():
@@ -162,6 +168,39 @@ def test_what_can_not_be_scored_is_refused(truth, prediction, message):
 def test_a_curve_needs_probabilities():
     with pytest.raises(InputError, match="prediction: type is bool"):
         score_curves(stack()[0], stack()[0])
+
+
+def test_masks_are_divided_by_the_connectivity_that_is_asked_for():
+    truth = np.eye(4, dtype=bool)[None]
+    split = score_image(truth, np.zeros_like(truth), names=["rand_error"])
+    joined = score_image(truth, np.zeros_like(truth), names=["rand_error"], connectivity=8)
+    assert split["rand_error"] > joined["rand_error"]
+
+
+@pytest.mark.parametrize(("connectivity", "seg"), [(4, 1.0), (6, 0.5), (26, 1.0)])
+def test_a_volume_is_scored_as_a_whole(connectivity, seg):
+    truth = np.zeros((2, 3, 3), bool)
+    truth[0, 0, 0] = truth[1, 1, 1] = True  # an object in each slice; in the volume two, or one by a corner
+    found = score_image(truth, truth.astype(np.int64), names=["seg", "hausdorff"], connectivity=connectivity)
+    assert found == {"seg": seg, "hausdorff": 0}
+
+
+def test_volumes_of_any_shape_have_all_scores_but_those_of_planes():
+    truth, prediction = stack()
+    names = [name for name, score in SCORES.items() if not score.planes_only]
+    assert None not in score_image(truth, prediction, names=names, connectivity=26).values()
+    with pytest.raises(ConfigError, match="warping_error, v_rand: not defined for volumes"):
+        score_image(truth, prediction, names=["warping_error", "iou", "v_rand"], connectivity=6)
+    with pytest.raises(ConfigError, match="connectivity: 5; expected"):
+        score_image(truth, prediction, names=["iou"], connectivity=5)
+
+
+@pytest.mark.parametrize("name", [name for name, score in SCORES.items() if score.streams])
+def test_what_adds_up_is_a_function_of_tables_alone(name):
+    truth, prediction = (np.repeat(np.arange(12).reshape(1, 3, 4), 4, axis=k) for k in (1, 2))
+    truth, prediction = truth[:, :3], prediction[:, :, :4]
+    moved = [np.roll(labels[:, ::-1], 1, axis=2) for labels in (truth, prediction)]  # the same pairs elsewhere
+    assert score_image(truth, prediction, names=[name]) == score_image(*moved, names=[name])
 
 
 def test_names_and_thresholds_are_checked():

@@ -55,16 +55,29 @@ def test_contingency_of_many_pairs():
     assert as_dict(contingency_table(truth, prediction)) == oracles.pair_counts(truth, prediction)
 
 
-@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.uint64])
+@pytest.mark.parametrize("dtype", [bool, "uint8", "int16", ">u2", "int32", "uint32", "uint64"])
 def test_contingency_of_any_type(dtype):
     labels = np.eye(5, dtype=dtype)
     assert as_dict(contingency_table(labels, labels)) == {(0, 0): 20, (1, 1): 5}
+    assert as_dict(contingency_table(labels, 7 * np.eye(5, dtype=np.int64).T)) == {(0, 0): 20, (1, 7): 5}
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_ids_that_a_double_can_not_tell_apart(dtype):
+    labels = np.array([2**53, 2**53 + 1], dtype)
+    assert contingency_table(labels, labels).truth_ids.tolist() == [2**53, 2**53 + 1]
+
+
+def test_a_table_of_part_of_an_image():
+    truth, prediction = np.random.default_rng(0).integers(0, 4, (2, 30, 40))
+    window = contingency_table(truth[3:20:2, ::-3], prediction[3:20:2, ::-3])  # not one piece of memory
+    assert as_dict(window) == oracles.pair_counts(truth[3:20:2, ::-3], prediction[3:20:2, ::-3])
 
 
 def test_segment_sizes():
     table = contingency_table(np.array([0, 5, 5, 9]), np.array([2, 1, 2, 2]))
-    assert table.truth_sizes.tolist() == [1, 2, 1]
-    assert table.prediction_sizes.tolist() == [1, 3]
+    assert [part.tolist() for part in table.truth] == [[0, 5, 9], [1, 2, 1], [0, 1, 1, 2]]
+    assert [part.tolist() for part in table.prediction] == [[1, 2], [1, 3], [1, 0, 1, 1]]
 
 
 def test_confusion_rows_are_truth():

@@ -14,9 +14,9 @@ from unetcli.metrics.topology import (
     LeftoverClass,
     classify_leftover,
     count_classes,
-    count_clusters,
     warp,
     warping_error,
+    warping_types,
 )
 
 CLOCKWISE = [(0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0), (0, 0)]  # from above, in a 3x3 patch
@@ -90,7 +90,7 @@ def test_the_truth_is_the_first_argument():
     assert warp(box, empty).n_leftover == 1  # a missing object shrinks to a pixel
     assert warp(empty, box).n_leftover == 20  # a spurious one can not begin
     assert count_classes(classify_leftover(warp(box, empty)))["object_deletion"] == 1
-    assert count_clusters(classify_leftover(warp(empty, box)), empty)["object_addition"] == 1
+    assert warping_types(warp(empty, box))["object_addition"] == (20, 1)
 
 
 def test_a_gap_is_a_merge_and_a_line_a_split():

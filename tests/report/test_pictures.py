@@ -8,7 +8,19 @@ import pytest
 from PIL import Image
 
 from unetcli.errors import InputError
-from unetcli.report.pictures import ADDED, MISSED, OUTLINE, draw_labels, overlay, to_gray, to_png_data_uri
+from unetcli.report.pictures import (
+    ADDED,
+    MERGED,
+    MISSED,
+    OUTLINE,
+    SPLIT,
+    draw_error_types,
+    draw_labels,
+    find_error_types,
+    overlay,
+    to_gray,
+    to_png_data_uri,
+)
 
 
 def _from_uri(uri):
@@ -56,6 +68,72 @@ class TestOverlay:
     def test_shapes_differ(self):
         with pytest.raises(InputError, match="shapes"):
             overlay(np.zeros((4, 4)), np.zeros((4, 5), int), np.zeros((4, 4), int))
+
+
+def _ids(*rows):
+    """Ids by letters; a dot is background. Ids are huge and have gaps."""
+    return np.array([[0 if letter == "." else 1000 * ord(letter) + 2**40 for letter in row] for row in rows])
+
+
+class TestErrorTypes:
+    TRUTH = ("aaaaa.bb.cc..dd",
+             "aaaaa.bb.cc..dd")  # fmt: skip
+    PREDICTION = ("pp.qq.rrrrr.s..",
+                  "pp.qq.rr.rr.s..")  # fmt: skip
+    TYPES = ("ss-ss.mm+mm.+--",
+             "ss-ss.mm.mm.+--")  # fmt: skip
+
+    def test_by_hand(self):
+        found = find_error_types(_ids(*self.TRUTH), _ids(*self.PREDICTION))
+        for letter, mask in zip("sm+-", (found.split, found.merged, found.added, found.missed), strict=True):
+            np.testing.assert_array_equal(mask, [[each == letter for each in row] for row in self.TYPES])
+        assert found.describe() == "4 true objects, 4 predicted: 1 split, 1 merging, 1 false positive, 1 missed"
+
+    @pytest.mark.parametrize(
+        ("truth", "prediction", "split", "merged"),
+        [
+            ("aaaaaaaaaabbbbbbbbbb", "pppppppppppqqqqqqqqq", 0, 0),
+            ("aaaaaaaaaabbbbbbbbbb", "ppppppppppppqqqqqqqq", 1, 1),
+            ("aaaaaaaaaaaaaaaaaaaa", "ppppppppppppppppppq.", 1, 0),
+            ("aaaaaaaaaa.bb.......", "pppp.qqqqqqqq.......", 1, 1),
+            ("aaaa................", "....................", 0, 0),
+            ("....................", "pppp................", 0, 0),
+        ],
+        ids=["a-tenth-is-not-more", "more-than-a-tenth", "crumb", "both", "no-prediction", "no-truth"],
+    )
+    def test_what_counts_as_covered(self, truth, prediction, split, merged):
+        found = find_error_types(_ids(truth), _ids(prediction))
+        assert (found.n_split, found.n_merged) == (split, merged)
+        assert found.merged.any() == bool(merged)
+
+    def test_each_wrong_pixel_has_one_type(self):
+        rng = np.random.default_rng(0)
+        truth, prediction = (np.kron(rng.integers(0, 5, (8, 8)), np.ones((3, 3), int)) for _ in range(2))
+        found = find_error_types(truth, prediction)
+        n_types = sum(mask.astype(int) for mask in (found.split, found.merged, found.added, found.missed))
+        assert n_types.max() == 1
+        np.testing.assert_array_equal(found.added | found.missed, (truth > 0) != (prediction > 0))
+
+    @pytest.mark.parametrize("image", [None, np.full((2, 15), 7.0)], ids=["truth-beneath", "image-beneath"])
+    def test_colours(self, image):
+        picture = draw_error_types(_ids(*self.TRUTH), _ids(*self.PREDICTION), image).astype(float)
+        colours = {"s": SPLIT, "m": MERGED, "+": ADDED, "-": MISSED}
+        for y, x in ((0, 2), (1, 12), (1, 13)):
+            distance = {k: np.abs(picture[y, x] - _colour(v)).sum() for k, v in colours.items()}
+            assert min(distance, key=distance.get) == self.TYPES[y][x]
+
+    def test_what_is_right_is_untouched_but_for_outlines(self):
+        truth = np.zeros((7, 7), int)
+        truth[1:6, 1:6] = 3
+        picture = draw_error_types(truth, truth * 2, np.arange(49).reshape(7, 7))
+        assert (picture[2:5, 2:5] == to_gray(np.arange(49).reshape(7, 7))[2:5, 2:5, None]).all()
+        assert (picture[1, 1:6] > 200).all()
+
+    def test_shapes_differ(self):
+        with pytest.raises(InputError, match="shapes"):
+            find_error_types(np.zeros((4, 4), int), np.zeros((4, 5), int))
+        with pytest.raises(InputError, match="shapes"):
+            draw_error_types(np.zeros((4, 4), int), np.zeros((4, 4), int), np.zeros((5, 4)))
 
 
 def test_to_gray_fills_the_range_and_averages_channels():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from unetcli.config.settings import Config, setting
+from unetcli.config.settings import Config, mistake_of_extents, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +181,42 @@ class EvaluateConfig(LabelConfig):
     metrics: str | None = setting(None, "Metrics, separated by commas. [default: those that fit the input]")
     prediction_kind: str | None = setting(
         None, "What the prediction holds. [default: from the store; floats are probabilities, two values a mask, "
-        "more are labels]", choices=("mask", "labels", "probabilities"),
+        "more are labels]", choices=("mask", "labels", "probabilities", "classes"),
     )  # fmt: skip
+    threshold: float = setting(
+        0.5, "Probabilities above it are foreground, in the scores that search no threshold.", minimum=0, maximum=1
+    )
+    thresholds: str | None = setting(
+        None, "Thresholds of the scores that search the best: 0.3,0.5,0.7. [default: 0 to 1 by 0.1]"
+    )
+    connectivity: int | None = setting(
+        None, "Neighbours of a pixel in the components of a mask: 4 or 8, of volumes 6, 18 or 26. [default: 4; 6]"
+    )
+    as_volume: bool = setting(False, "Score a stack as one volume, with components in 3D, in place of plane by plane.")
+    window: str | None = setting(
+        None, "Scores that do not add up over tiles are measured in windows of YxX pixels: 2048x2048. [default: planes]"
+    )
+    ignore_label: int | None = setting(None, "Pixels with this value in the truth do not count.", group="Labels")
     fail_under: str | None = setting(None, "Exit with 7 if a mean is worse: iou=0.9,warping_error=0.001.")
+
+    def mistakes(self) -> list[str]:
+        """Check what is written as text, and which settings go together."""
+        found = super().mistakes()
+        try:
+            found += [f"--thresholds {t:g}: expected 0 to 1" for t in self.searched() or () if not 0 <= t <= 1]
+        except ValueError:
+            found.append(f"--thresholds {self.thresholds}: expected numbers from 0 to 1, such as 0.3,0.5,0.7")
+        known = (6, 18, 26) if self.as_volume else (4, 8)
+        if self.connectivity not in (None, *known):
+            of = "volumes" if self.as_volume else "planes"
+            found.append(f"--connectivity {self.connectivity}: expected {' or '.join(map(str, known))} for {of}")
+        if self.window is not None and self.as_volume:
+            found.append("--window: does not go with --as-volume")
+        window = self.window and self.window.replace("x", ",")
+        if window is not None and (mistake_of_extents("--window", window) or window.count(",") > 1):
+            found.append(f"--window {self.window}: expected pixels, such as 512 or 512x1024")
+        return found
+
+    def searched(self) -> tuple[float, ...] | None:
+        """Return the thresholds that were given, in order."""
+        return tuple(sorted({float(t) for t in self.thresholds.split(",")})) if self.thresholds is not None else None

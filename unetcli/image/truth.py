@@ -164,8 +164,9 @@ def show_truth(
     kind: str | None,
     classes: str | None,
     boundary: int | None,
-) -> list[Source]:
-    """Show truth to be compared with: ids, or whether a pixel belongs to any class but the first.
+    ignored: int | None = None,
+) -> tuple[list[Source], LabelMap | None]:
+    """Show truth to be compared with: ids, or the class of each pixel.
 
     Parameters
     ----------
@@ -173,6 +174,15 @@ def show_truth(
         As in `make_label_map`. Where nothing is said, and there are no colours, values stay as they are.
     is_cut
         Whether a threshold left two values.
+    ignored
+        A value that stands for pixels that do not count: shown as the background.
+
+    Returns
+    -------
+    list of Source
+        The truth as it is to be compared with.
+    LabelMap or None
+        What its values were taken for; None where they stayed as they are.
 
     Raises
     ------
@@ -180,20 +190,23 @@ def show_truth(
         If values between others show that the truth was resized or smoothed.
     """
     notes += overlap_notes(truths)
+    if ignored is not None:
+        background = next(iter(_parse_classes(classes))) if classes else 0
+        truths = [ShownLabels(truth, truth.dtype, partial(_replaced, ignored, background)) for truth in truths]
     if kind is None and classes is None and not any(map(_is_coloured, truths)):
         _check_one_palette(truths)
         if not is_cut:
             check_not_interpolated(truths, count_values(truths))
-        return list(truths)
+        return list(truths), None
     label_map = make_label_map(truths, notes, kind=kind, classes=classes, boundary=boundary)
     if label_map is None or label_map.kind == "instances":
-        return list(truths)
-    return [ShownLabels(truth, np.dtype(np.bool_), partial(_foreground, label_map)) for truth in truths]
+        return list(truths), label_map
+    return [ShownLabels(truth, label_map.dtype, partial(label_map, None)) for truth in truths], label_map
 
 
-def _foreground(label_map: LabelMap, block: Block) -> Block:
-    is_foreground: Block = label_map(None, block) != 0
-    return is_foreground
+def _replaced(value: int, by: int, block: Block) -> Block:
+    replaced: Block = np.where(block == value, block.dtype.type(by), block)
+    return replaced
 
 
 def count_values(truths: Sequence[Source]) -> Counter[int]:
@@ -206,12 +219,19 @@ def count_values(truths: Sequence[Source]) -> Counter[int]:
 
 
 def _unique(block: Block) -> tuple[Block, Block]:
-    """Return the values of a block and how often each is there; small ones are counted, which beats sorting."""
-    if block.dtype.kind in "iu" and block.min() >= 0 and block.max() < COUNTED:
-        counts = np.bincount(block.ravel().astype(np.int64, copy=False))
+    """Return the values of a block and how often each is there; small ones are counted, which beats sorting.
+
+    Of large ones each run of equal pixels is sorted as one value: objects are much wider than a pixel.
+    """
+    flat = block.ravel()
+    if block.dtype.kind in "iu" and flat.min() >= 0 and flat.max() < COUNTED:
+        counts = np.bincount(flat.astype(np.int64, copy=False))
         values = np.flatnonzero(counts)
         return values, counts[values]
-    return np.unique(block, return_counts=True)
+    starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
+    lengths = np.diff(starts, append=flat.size)
+    values, run = np.unique(flat[starts], return_inverse=True)
+    return values, np.bincount(run, weights=lengths).astype(np.int64)
 
 
 def check_not_interpolated(truths: Sequence[Source], counts: Mapping[int, int], *, most_colours: int = FEW) -> None:

@@ -8,60 +8,53 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
+from scipy.sparse.csgraph import maximum_bipartite_matching, min_weight_full_bipartite_matching
 
-from unetcli.metrics.tables import ContingencyTable, Counts
+from unetcli.metrics.tables import ContingencyTable, ObjectPairs, ratio
+
+AP_TWENTIETHS = range(10, 20)
+"""The thresholds of the mean average precision, 0.5, 0.55 .. 0.95, in steps of 0.05."""
 
 
-class Overlaps(NamedTuple):
-    """The pairs of a true and a predicted object that share pixels; background (0) is no object.
+# --- one partner each -------------------------------------------------------------------------------------
+
+
+def count_matches(objects: ObjectPairs, twentieths: int = 10) -> int:
+    """Count the true positives at a threshold of the IoU.
 
     Parameters
     ----------
-    truth, prediction : (n_pairs,) int64
-        Index of each object among those of its side.
-    shared, union : (n_pairs,) int64
-        Pixels that both have, and that either has.
-    truth_sizes, prediction_sizes : (n_truth,), (n_prediction,) int64
-        Pixels of each object.
+    objects
+        Pairs of objects of an image.
+    twentieths
+        The threshold in steps of 0.05: 10 for 0.5. In integers, so that an IoU of exactly the threshold counts.
+
+    Returns
+    -------
+    int
+
+    Notes
+    -----
+    Two objects match if their IoU is at least the threshold. Above 0.5 none has two partners; up to 0.5 the matching
+    with the most pairs counts.
     """
-
-    truth: NDArray[np.int64]
-    prediction: NDArray[np.int64]
-    shared: Counts
-    union: Counts
-    truth_sizes: Counts
-    prediction_sizes: Counts
-
-
-def overlaps(table: ContingencyTable) -> Overlaps:
-    """List the pairs of objects that share pixels."""
-    truth_ids, truth_index = np.unique(table.truth_ids, return_inverse=True)
-    prediction_ids, prediction_index = np.unique(table.prediction_ids, return_inverse=True)
-    truth_sizes, prediction_sizes = table.truth_sizes, table.prediction_sizes
-    both = (table.truth_ids != 0) & (table.prediction_ids != 0)
-    truth, prediction, shared = truth_index[both], prediction_index[both], table.counts[both]
-    union = truth_sizes[truth] + prediction_sizes[prediction] - shared
-    first_truth, first_prediction = (int(0 in ids) for ids in (truth_ids, prediction_ids))
-    return Overlaps(
-        truth - first_truth,
-        prediction - first_prediction,
-        shared,
-        union,
-        truth_sizes[truth_ids != 0],
-        prediction_sizes[prediction_ids != 0],
-    )
+    close = 20 * objects.shared >= twentieths * objects.union
+    if twentieths > 10 or not close.any():
+        return int(np.count_nonzero(close))
+    pairs = objects.truth[close], objects.prediction[close]
+    graph = coo_array((np.ones(len(pairs[0]), np.int8), pairs)).tocsr()
+    return int(np.count_nonzero(maximum_bipartite_matching(graph, perm_type="column") >= 0))
 
 
 def average_precision(table: ContingencyTable, twentieths: int = 10) -> float:
-    """Return the average precision at a threshold of the IoU, ``TP / (TP + FP + FN)``.
+    """Compute the average precision at a threshold of the IoU, ``TP / (TP + FP + FN)``.
 
     Parameters
     ----------
     table
         Overlaps of the objects of an image.
     twentieths
-        The threshold in steps of 0.05: 10 for 0.5. In integers, so that an IoU of exactly the threshold counts.
+        The threshold in steps of 0.05: 10 for 0.5.
 
     Returns
     -------
@@ -70,27 +63,126 @@ def average_precision(table: ContingencyTable, twentieths: int = 10) -> float:
 
     Notes
     -----
-    Two objects match if their IoU is at least the threshold; above 0.5 no object has two partners, up to 0.5 the
-    matching with the most pairs counts. This is the AP of the Data Science Bowl 2018, StarDist and Cellpose.
+    By `count_matches`. This is the AP of the Data Science Bowl 2018, StarDist and Cellpose.
     """
-    found = overlaps(table)
-    n_truth, n_prediction = len(found.truth_sizes), len(found.prediction_sizes)
-    if n_truth + n_prediction == 0:
-        return math.nan
-    close = 20 * found.shared >= twentieths * found.union
-    pairs = found.truth[close], found.prediction[close]
-    graph = coo_array((np.ones(len(pairs[0]), np.int8), pairs), shape=(n_truth, n_prediction)).tocsr()
-    matched = int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum()) if graph.nnz else 0
-    return matched / (n_truth + n_prediction - matched)
+    objects = table.objects
+    matched = count_matches(objects, twentieths)
+    return ratio(matched, objects.n_truth + objects.n_prediction - matched)
 
 
-def seg(table: ContingencyTable) -> float:
-    """Return the SEG score of the Cell Tracking Challenge: the mean over true objects of the IoU with their partner.
+def mean_average_precision(table: ContingencyTable) -> float:
+    """Compute the mean of `average_precision` over the thresholds 0.5, 0.55 .. 0.95; nan as there."""
+    return float(np.mean([average_precision(table, twentieths) for twentieths in AP_TWENTIETHS]))
+
+
+class PanopticQuality(NamedTuple):
+    """The panoptic quality of one image and its factors, each 0..1, 1 = perfect.
+
+    Parameters
+    ----------
+    pq
+        ``sq * rq``.
+    sq
+        Segmentation quality: mean IoU of the matched pairs; 0 without one.
+    rq
+        Recognition quality: ``TP / (TP + FP/2 + FN/2)``.
+    """
+
+    pq: float
+    sq: float
+    rq: float
+
+
+def panoptic_quality(table: ContingencyTable) -> PanopticQuality:
+    """Compute the panoptic quality.
 
     Parameters
     ----------
     table
         Overlaps of the objects of an image.
+
+    Returns
+    -------
+    PanopticQuality
+        nan if neither side has an object.
+
+    Notes
+    -----
+    Two objects match if their IoU is **above** 0.5 [1]_; StarDist and panoptica count 0.5 too.
+
+    References
+    ----------
+    .. [1] Kirillov et al., "Panoptic Segmentation", CVPR 2019.
+    """
+    objects = table.objects
+    n_objects = objects.n_truth + objects.n_prediction
+    if n_objects == 0:
+        return PanopticQuality(math.nan, math.nan, math.nan)
+    ious = (objects.shared / objects.union)[2 * objects.shared > objects.union]
+    rq = 2 * len(ious) / n_objects
+    sq = float(ious.mean()) if len(ious) else 0.0
+    return PanopticQuality(sq * rq, sq, rq)
+
+
+def aji(table: ContingencyTable) -> float:
+    """Compute the aggregated Jaccard index in its one-to-one form, as Cellpose does.
+
+    Parameters
+    ----------
+    table
+        Overlaps of the objects of an image.
+
+    Returns
+    -------
+    float
+        0 .. 1; nan if neither side has an object.
+
+    Notes
+    -----
+    Pixels shared by partners, of all pixels that are foreground on either side. Each object has one partner at most:
+    as many pairs as can be have an IoU of 0.5 or more, and then the sum of the IoU is largest. In the original form
+    [1]_ a predicted object may serve several true ones, and what is left over counts by its whole area.
+
+    References
+    ----------
+    .. [1] Kumar et al., "A Dataset and a Technique for Generalized Nuclear Segmentation for Computational Pathology",
+       IEEE TMI 36, 2017.
+    """
+    shared = table.objects.shared[_partners(table.objects)]
+    background = table.counts[(table.truth_ids == 0) & (table.prediction_ids == 0)]
+    return ratio(int(shared.sum()), table.n_pixels - int(background.sum()))
+
+
+def _partners(objects: ObjectPairs) -> NDArray[np.bool_]:
+    """Tell which pairs the assignment of `aji` chooses."""
+    chosen: NDArray[np.bool_] = 2 * objects.shared > objects.union  # each is its objects' only chance to reach 0.5
+    is_taken = np.isin(objects.truth, objects.truth[chosen]) | np.isin(objects.prediction, objects.prediction[chosen])
+    left = np.flatnonzero(~is_taken)
+    if not len(left):
+        return chosen
+    rows, row = np.unique(objects.truth[left], return_inverse=True)
+    columns, column = np.unique(objects.prediction[left], return_inverse=True)
+    # Each true object may also take a column of its own, of weight 1: it stays alone.
+    each = np.arange(len(rows))
+    weights = 1 + objects.shared[left] / objects.union[left] / (2 * len(rows))
+    weights[2 * objects.shared[left] == objects.union[left]] += 1
+    ends = np.concatenate([row, each]), np.concatenate([column, len(columns) + each])
+    graph = coo_array((np.concatenate([weights, np.ones(len(rows))]), ends)).tocsr()
+    partner = min_weight_full_bipartite_matching(graph, maximize=True)[1]
+    chosen[left] = partner[row] == column
+    return chosen
+
+
+# --- Cell Tracking Challenge: whatever covers more than half of a true object -----------------------------
+
+
+def seg(*tables: ContingencyTable) -> float:
+    """Compute the SEG score of the Cell Tracking Challenge: the mean over true objects of the IoU with their partner.
+
+    Parameters
+    ----------
+    *tables
+        Overlaps of the objects; of several tables the objects are pooled.
 
     Returns
     -------
@@ -102,8 +194,44 @@ def seg(table: ContingencyTable) -> float:
     The partner of a true object is the predicted one that covers more than half of it; without one it adds 0.
     Predicted objects that are nobody's partner cost nothing.
     """
-    found = overlaps(table)
-    if not len(found.truth_sizes):
-        return math.nan
-    covers = 2 * found.shared > found.truth_sizes[found.truth]
-    return float((found.shared[covers] / found.union[covers]).sum() / len(found.truth_sizes))
+    ious = [(table.objects.shared / table.objects.union)[_covers(table.objects)].sum() for table in tables]
+    return ratio(float(sum(ious)), sum(table.objects.n_truth for table in tables))
+
+
+def det(*tables: ContingencyTable) -> float:
+    """Compute the DET score of the Cell Tracking Challenge: how much work it would be to mend the detections.
+
+    Parameters
+    ----------
+    *tables
+        Overlaps of the objects; of several tables the work is pooled.
+
+    Returns
+    -------
+    float
+        0 .. 1, 1 = nothing to mend; nan if the truth has no object.
+
+    Notes
+    -----
+    ``1 - min(AOGM, AOGM0) / AOGM0``, ``AOGM = 5 NS + 10 FN + FP``, and ``AOGM0 = 10 n_truth`` is to draw all objects
+    [1]_. A true object is found by the predicted one that covers more than half of it; one that finds k is to be
+    split k - 1 times (NS), one that finds none is to be removed (FP).
+
+    References
+    ----------
+    .. [1] Matula et al., "Cell Tracking Accuracy Measurement Based on Comparison of Acyclic Oriented Graphs", PLoS
+       ONE 10(12), 2015.
+    """
+    work, all_work = 0, 0
+    for objects in (table.objects for table in tables):
+        found = int(np.count_nonzero(_covers(objects)))
+        used = len(np.unique(objects.prediction[_covers(objects)]))
+        work += 5 * (found - used) + 10 * (objects.n_truth - found) + objects.n_prediction - used
+        all_work += 10 * objects.n_truth
+    return ratio(all_work - min(work, all_work), all_work)
+
+
+def _covers(objects: ObjectPairs) -> NDArray[np.bool_]:
+    """Tell which pairs are of a true object and the predicted one that covers more than half of it."""
+    covers: NDArray[np.bool_] = 2 * objects.shared > objects.truth_sizes
+    return covers

@@ -10,8 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import label
 
+from unetcli.errors import ConfigError
 from unetcli.metrics.compiled import compiled
-from unetcli.metrics.tables import ContingencyTable, Counts, Ids
+from unetcli.metrics.tables import ContingencyTable, Counts, ratio
+
+SegmentImage = NDArray[np.signedinteger[Any]]
+NEIGHBOURS = {2: (4, 8), 3: (6, 18, 26)}
+"""By number of dimensions: how many neighbours a pixel may have, those with a common face only first."""
 
 _DAM, _MEMBRANE, _QUEUED, _OUTSIDE = 0, -1, -2, -3  # states of a pixel in the flooding; > 0: a segment
 
@@ -19,24 +24,35 @@ _DAM, _MEMBRANE, _QUEUED, _OUTSIDE = 0, -1, -2, -3  # states of a pixel in the f
 # --- segments ---------------------------------------------------------------------------------------------
 
 
-def components(mask: NDArray[np.bool_]) -> Ids:
+def components(mask: NDArray[np.bool_], connectivity: int | None = None) -> SegmentImage:
     """Label the connected components of a mask.
 
     Parameters
     ----------
-    mask : (y, x) bool
+    mask : ([z,] y, x) bool
         Foreground.
+    connectivity
+        Neighbours of a pixel: 4 or 8 in a plane, 6, 18 or 26 in a volume; None: the least.
 
     Returns
     -------
-    (y, x) int64
-        Ids 1, 2, ... of the 4-connected components, 0 = background.
+    ([z,] y, x) int
+        Ids 1, 2, ... of the components, 0 = background.
+
+    Raises
+    ------
+    ConfigError
+        A pixel of such an image has no such number of neighbours.
     """
-    ids: Ids = label(mask, connectivity=1).astype(np.int64)
-    return ids
+    steps = NEIGHBOURS[mask.ndim]
+    if connectivity is not None and connectivity not in steps:
+        expected = " or ".join(map(str, steps))
+        raise ConfigError(f"connectivity: {connectivity}; expected {expected} in {mask.ndim} dimensions")
+    segments: SegmentImage = label(mask, connectivity=1 if connectivity is None else steps.index(connectivity) + 1)
+    return segments
 
 
-def thin_borders(segments: NDArray[Any]) -> Ids:
+def thin_borders(segments: NDArray[Any]) -> SegmentImage:
     """Let the segments grow until only dams of one pixel part them.
 
     Parameters
@@ -68,7 +84,7 @@ def thin_borders(segments: NDArray[Any]) -> Ids:
 
 
 @compiled
-def _flood(state: Ids, width: int) -> None:
+def _flood(state: SegmentImage, width: int) -> None:
     """Flood the membrane of a flattened, padded image in place."""
     queue, n = _first_queue(state, width)
     head = 0
@@ -94,7 +110,7 @@ def _flood(state: Ids, width: int) -> None:
 
 
 @compiled
-def _first_queue(state: Ids, width: int) -> tuple[Ids, int]:
+def _first_queue(state: SegmentImage, width: int) -> tuple[NDArray[np.int64], int]:
     """Queue the membrane pixels with a segment at an edge, column by column."""
     queue = np.empty(state.size, np.int64)
     n = 0
@@ -114,7 +130,7 @@ def _first_queue(state: Ids, width: int) -> tuple[Ids, int]:
 
 
 class PairSums(NamedTuple):
-    """Sums of squared sizes, in pixels squared: ordered pairs of pixels that share a segment.
+    """Sums of squared sizes, in pixels squared and exact: ordered pairs of pixels that share a segment.
 
     Parameters
     ----------
@@ -124,9 +140,9 @@ class PairSums(NamedTuple):
         Over the segments of one side.
     """
 
-    both: float
-    truth: float
-    prediction: float
+    both: int
+    truth: int
+    prediction: int
 
 
 class VRand(NamedTuple):
@@ -159,7 +175,7 @@ def pair_sums(table: ContingencyTable) -> PairSums:
     -------
     PairSums
     """
-    return PairSums(_sum_squares(table.counts), _sum_squares(table.truth_sizes), _sum_squares(table.prediction_sizes))
+    return PairSums(*(_sum_squares(sizes) for sizes in (table.counts, table.truth.sizes, table.prediction.sizes)))
 
 
 def foreground_pair_sums(table: ContingencyTable) -> PairSums:
@@ -179,13 +195,10 @@ def foreground_pair_sums(table: ContingencyTable) -> PairSums:
     Pixels of truth 0 are left out. A pixel of prediction 0 is a segment of its own, so it adds 1 to the sums
     of overlaps and of predicted segments.
     """
-    kept, n_single = _restrict(table)
-    matched = kept.select(kept.prediction_ids != 0)
-    return PairSums(
-        _sum_squares(matched.counts) + n_single,
-        _sum_squares(kept.truth_sizes),
-        _sum_squares(matched.prediction_sizes) + n_single,
-    )
+    both, truth, prediction = pair_sums(table.foreground)
+    shared = table.foreground.counts[table.foreground.prediction_ids == 0]
+    n_single = int(shared.sum())
+    return PairSums(both - _sum_squares(shared) + n_single, truth, prediction - n_single**2 + n_single)
 
 
 def rand_error(table: ContingencyTable) -> float:
@@ -210,7 +223,7 @@ def rand_error(table: ContingencyTable) -> float:
     .. [1] Rand, "Objective criteria for the evaluation of clustering methods", JASA 66, 1971.
     """
     sums, n = pair_sums(table), table.n_pixels
-    return _ratio(sums.truth + sums.prediction - 2 * sums.both, float(n) * (n - 1))
+    return ratio(sums.truth + sums.prediction - 2 * sums.both, n * (n - 1))
 
 
 def v_rand(*tables: ContingencyTable) -> VRand:
@@ -237,8 +250,7 @@ def v_rand(*tables: ContingencyTable) -> VRand:
     .. [1] Arganda-Carreras et al., "Crowdsourcing the creation of image segmentation algorithms for
        connectomics", Front. Neuroanat. 9:142, 2015.
     """
-    pooled = PairSums(*(math.fsum(sums) for sums in zip(*map(foreground_pair_sums, tables), strict=True)))
-    return _v_rand(pooled)
+    return _v_rand(*(sum(sums) for sums in zip(*map(foreground_pair_sums, tables), strict=True)))
 
 
 def fg_rand_fscore(*tables: ContingencyTable) -> float:
@@ -279,10 +291,26 @@ def adapted_rand_error(table: ContingencyTable) -> float:
     ----------
     .. [1] CREMI challenge, https://github.com/cremi/cremi_python, `cremi/evaluation/rand.py`.
     """
-    sums = foreground_pair_sums(table)
-    n_single = _restrict(table)[1]
-    surplus = n_single - _ratio(n_single, table.n_pixels)
-    return 1 - _v_rand(PairSums(sums.both - surplus, sums.truth, sums.prediction - surplus)).fscore
+    return 1 - adapted_rand(table).fscore
+
+
+def adapted_rand(table: ContingencyTable) -> VRand:
+    """Compute what `adapted_rand_error` is 1 minus the F-score of, with recall (split) and precision (merge).
+
+    Parameters
+    ----------
+    table
+        Overlaps of truth and prediction.
+
+    Returns
+    -------
+    VRand
+        nan where the truth has no foreground.
+    """
+    sums, kept = foreground_pair_sums(table), table.foreground
+    n_single = int(kept.counts[kept.prediction_ids == 0].sum())
+    surplus = n_single - ratio(n_single, table.n_pixels)
+    return _v_rand(sums.both - surplus, sums.truth, sums.prediction - surplus)
 
 
 def adapted_rand_error_paper(table: ContingencyTable) -> float:
@@ -318,9 +346,8 @@ def adapted_rand_error_scikit_image(table: ContingencyTable) -> float:
     -----
     Pixels of truth 0 are left out, and prediction 0 is **one** segment there. Pairs are ``n (n - 1)``.
     """
-    kept, _ = _restrict(table)
-    sums, n = pair_sums(kept), kept.n_pixels
-    return 1 - _ratio(2 * (sums.both - n), sums.truth + sums.prediction - 2 * n)
+    sums, n = pair_sums(table.foreground), table.foreground.n_pixels
+    return 1 - ratio(2 * (sums.both - n), sums.truth + sums.prediction - 2 * n)
 
 
 ADAPTED_RAND_VARIANTS: dict[str, Callable[[ContingencyTable], float]] = {
@@ -420,44 +447,36 @@ def vi(table: ContingencyTable, *, ignore_truth_background: bool = False) -> Vi:
     .. [1] Meila, "Comparing clusterings by the variation of information", COLT 2003.
     """
     if ignore_truth_background:
-        table, _ = _restrict(table)
-    n = table.n_pixels
-    joint = _entropy(table.counts, n)
-    truth, prediction = _entropy(table.truth_sizes, n), _entropy(table.prediction_sizes, n)
-    bits = math.log(2)
-    return Vi(split=abs(joint - truth) / bits, merge=abs(joint - prediction) / bits)
+        table = table.foreground
+    split, merge = (
+        ratio(float(table.counts @ np.log2(side.sizes[side.of_pair] / table.counts)), table.n_pixels)
+        for side in (table.truth, table.prediction)
+    )
+    return Vi(split, merge)
 
 
 # --- sums -------------------------------------------------------------------------------------------------
 
 
-def _restrict(table: ContingencyTable) -> tuple[ContingencyTable, int]:
-    """Keep the pixels of the truth's foreground; count those of prediction 0 among them."""
-    kept = table.select(table.truth_ids != 0)
-    return kept, int(kept.counts[kept.prediction_ids == 0].sum())
-
-
-def _v_rand(sums: PairSums) -> VRand:
+def _v_rand(both: float, truth: float, prediction: float) -> VRand:
     """Turn foreground pair sums into F-score, split and merge."""
-    return VRand(
-        fscore=_ratio(2 * sums.both, sums.truth + sums.prediction),
-        split=_ratio(sums.both, sums.truth),
-        merge=_ratio(sums.both, sums.prediction),
-    )
+    return VRand(ratio(2 * both, truth + prediction), ratio(both, truth), ratio(both, prediction))
 
 
 def _foreground_entropies(table: ContingencyTable) -> tuple[float, float, float]:
     """H(T), H(S), H(T, S) in nats over the truth's foreground, prediction 0 being singletons."""
-    kept, n_single = _restrict(table)
+    kept = table.foreground
     matched, n = kept.select(kept.prediction_ids != 0), kept.n_pixels
-    single = _ratio(n_single, n) * math.log(n) if n else math.nan
-    truth, prediction = _entropy(kept.truth_sizes, n), _entropy(matched.prediction_sizes, n)
+    single = ratio(n - matched.n_pixels, n) * math.log(n) if n else math.nan
+    truth, prediction = _entropy(kept.truth.sizes, n), _entropy(matched.prediction.sizes, n)
     return truth, prediction + single, _entropy(matched.counts, n) + single
 
 
-def _sum_squares(counts: Counts) -> float:
-    """Sum squares without overflow, and independent of the order."""
-    return math.fsum(np.square(counts.astype(np.float64)))
+def _sum_squares(counts: Counts) -> int:
+    """Sum squares exactly, without overflow."""
+    if counts.sum() < 2**31:  # the sum of squares is no more than the square of the sum
+        return int(counts @ counts)
+    return sum(count * count for count in counts.tolist())
 
 
 def _entropy(counts: Counts, n: int) -> float:
@@ -466,8 +485,3 @@ def _entropy(counts: Counts, n: int) -> float:
         return math.nan
     shares = counts / n
     return -math.fsum(shares * np.log(shares)) + 0.0  # no -0.0
-
-
-def _ratio(numerator: float, denominator: float) -> float:
-    """Divide; 0/0 is nan."""
-    return numerator / denominator if denominator else math.nan

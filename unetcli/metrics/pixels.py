@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unetcli.metrics.tables import Counts, confusion_table
+from unetcli.metrics.tables import Counts, confusion_table, ratio
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, foreground
 
 
@@ -68,6 +67,45 @@ pixel_fscore = dice
 """The F-score of the pixels, cells being the positive class, as the challenge calls it."""
 
 
+class ClassScores(NamedTuple):
+    """How well the pixels of one class were found, each 0..1, 1 = perfect.
+
+    Parameters
+    ----------
+    iou, dice
+        Overlap; 1 where neither side has the class.
+    precision
+        Share of the predicted pixels that are of the class; nan where none is predicted.
+    recall
+        Share of the true pixels that were found; nan where the truth has none.
+    """
+
+    iou: float
+    dice: float
+    precision: float
+    recall: float
+
+
+def class_scores(table: Counts) -> list[ClassScores]:
+    """Score each class against all others.
+
+    Parameters
+    ----------
+    table : (n_classes, n_classes) int64
+        Pixels by truth (rows) and prediction (columns): `confusion_table`.
+
+    Returns
+    -------
+    list
+        One for each class, background (0) included.
+    """
+    hits, true, predicted = np.diag(table).tolist(), table.sum(axis=1).tolist(), table.sum(axis=0).tolist()
+    return [
+        ClassScores(iou(table, k), dice(table, k), ratio(hits[k], predicted[k]), ratio(hits[k], true[k]))
+        for k in range(len(table))
+    ]
+
+
 def pixel_error(table: Counts) -> float:
     """Compute the share of pixels whose class differs.
 
@@ -82,7 +120,7 @@ def pixel_error(table: Counts) -> float:
         0..1, 0 = perfect; nan without a pixel.
     """
     n = int(table.sum())
-    return (n - int(np.trace(table))) / n if n else math.nan
+    return ratio(n - int(np.trace(table)), n)
 
 
 def max_pixel_fscore(

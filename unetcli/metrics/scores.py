@@ -6,114 +6,39 @@ A new score is one function of arrays or of a table in its module, and one line 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unetcli.errors import ConfigError, InputError
-from unetcli.metrics.objects import average_precision, seg
+from unetcli.metrics.distances import BOUNDARY_TOLERANCE_PX, assd, boundary_f, hausdorff, hd95
+from unetcli.metrics.objects import (
+    AP_TWENTIETHS,
+    aji,
+    average_precision,
+    det,
+    mean_average_precision,
+    panoptic_quality,
+    seg,
+)
 from unetcli.metrics.partitions import (
-    Vi,
-    VRand,
+    NEIGHBOURS,
     adapted_rand_error,
-    components,
+    adapted_rand_error_paper,
+    adapted_rand_error_scikit_image,
     fg_rand_fscore,
     rand_error,
-    thin_borders,
     v_info,
-    v_rand,
     vi,
 )
 from unetcli.metrics.pixels import dice, iou, pixel_error, pixel_fscore
-from unetcli.metrics.tables import ContingencyTable, Counts, Ids, confusion_table, contingency_table
-from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF, foreground
-from unetcli.metrics.topology import warping_error
-
-
-@dataclass(frozen=True, eq=False)
-class SlicePair:
-    """One slice at one threshold, with what several scores share: computed once, when first asked for.
-
-    Parameters
-    ----------
-    truth_mask : (y, x) bool
-        Foreground of the truth.
-    truth_segments : (y, x) int64
-        Its segments, 0 = background.
-    prediction : (y, x) float, 0..1
-        Probability of foreground; 0 or 1 for a mask or labels.
-    prediction_ids : (y, x) int or None
-        Object ids, if the prediction is labels.
-    threshold
-        Foreground of the prediction is above it.
-    """
-
-    truth_mask: NDArray[np.bool_]
-    truth_segments: Ids
-    prediction: NDArray[np.floating[Any]]
-    prediction_ids: NDArray[Any] | None
-    threshold: float
-
-    @cached_property
-    def prediction_mask(self) -> NDArray[np.bool_]:
-        """(y, x) Foreground of the prediction."""
-        return foreground(self.prediction, self.threshold)
-
-    @cached_property
-    def prediction_segments(self) -> NDArray[Any]:
-        """(y, x) Segments of the prediction: its ids, else the components of its foreground."""
-        return components(self.prediction_mask) if self.prediction_ids is None else self.prediction_ids
-
-    @cached_property
-    def confusion(self) -> Counts:
-        """(2, 2) Pixels by truth and prediction."""
-        return confusion_table(self.truth_mask, self.prediction_mask)
-
-    @cached_property
-    def overlaps(self) -> ContingencyTable:
-        """Overlaps of the segments."""
-        return contingency_table(self.truth_segments, self.prediction_segments)
-
-    @cached_property
-    def thinned_overlaps(self) -> ContingencyTable:
-        """Overlaps of the segments, the prediction thinned."""
-        return contingency_table(self.truth_segments, thin_borders(self.prediction_segments))
-
-    @cached_property
-    def v_rand(self) -> VRand:
-        """V_Rand of the thinned prediction."""
-        return v_rand(self.thinned_overlaps)
-
-    @cached_property
-    def vi(self) -> Vi:
-        """Variation of information."""
-        return vi(self.overlaps)
-
-    @cached_property
-    def warping_error(self) -> float:
-        """Warping error at the threshold."""
-        return warping_error(self.truth_mask, self.prediction, threshold=self.threshold)
-
-
-def mean_defined(values: Sequence[float]) -> float:
-    """Take the plain mean over slices, without those on which the score is undefined.
-
-    Parameters
-    ----------
-    values
-        One per slice; nan = undefined.
-
-    Returns
-    -------
-    float
-        nan if all are.
-    """
-    defined = [value for value in values if not math.isnan(value)]
-    return math.fsum(defined) / len(defined) if defined else math.nan
+from unetcli.metrics.slices import SlicePair, mean_defined, slice_pairs
+from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF
+from unetcli.metrics.topology import warping_types
 
 
 @dataclass(frozen=True)
@@ -136,6 +61,11 @@ class Score:
         None: at threshold 0.5. Else the score whose best value over thresholds picks the threshold.
     last_threshold
         Where the search ends.
+    streams
+        Whether it is a function of the confusion table or of the contingency table alone, which add up over tiles.
+        Segments that are ids come in tiles; components need the whole image.
+    planes_only
+        Whether it is not defined for volumes.
     """
 
     measure: Callable[[SlicePair], Any]
@@ -145,102 +75,182 @@ class Score:
     combine: Callable[[Sequence[Any]], float] = mean_defined
     search: str | None = None
     last_threshold: float = 1.0
+    streams: bool = False
+    planes_only: bool = False
 
+
+_adds_up = partial(Score, streams=True)
+_planar = partial(Score, planes_only=True)
 
 _NO_TRUTH = "the truth has no foreground"
+_NO_OBJECTS = "neither side has an object"
+_NO_EDGE = "a side has no foreground"
 _MEAN = "mean over slices"
 _AT_HALF = f"foreground > 0.5, {_MEAN}"
 _THINNED = f"Fiji, prediction thinned, truth foreground only, {_MEAN}"
-_SEGMENTS = "ids of labels, else 4-connected components of foreground > 0.5"
+_IDS = "ids of labels, else components of foreground > 0.5, 4-connected if not set"
+_SEGMENTS = f"{_IDS}, {_MEAN}"
+_EDGES = f"pixels; between edge pixels, the rim counts, foreground > 0.5, {_MEAN}"
+
+
+def _average_precision(twentieths: int) -> Score:
+    """Describe the average precision at one threshold of the IoU."""
+    return _adds_up(
+        lambda pair: average_precision(pair.overlaps, twentieths),
+        "higher",
+        f"TP/(TP+FP+FN), objects match at IoU >= {twentieths / 20}; {_SEGMENTS}",
+        _NO_OBJECTS,
+    )
+
 
 SCORES: dict[str, Score] = {
-    "iou": Score(lambda pair: iou(pair.confusion), "higher", f"TP/(TP+FP+FN), 1 if both are empty, {_AT_HALF}"),
-    "dice": Score(lambda pair: dice(pair.confusion), "higher", f"2TP/(2TP+FP+FN), 1 if both are empty, {_AT_HALF}"),
-    "pixel_error": Score(lambda pair: pixel_error(pair.confusion), "lower", f"share of differing pixels, {_AT_HALF}"),
-    "max_pixel_fscore": Score(
+    "iou": _adds_up(lambda pair: iou(pair.confusion), "higher", f"TP/(TP+FP+FN), 1 if both are empty, {_AT_HALF}"),
+    "dice": _adds_up(lambda pair: dice(pair.confusion), "higher", f"2TP/(2TP+FP+FN), 1 if both are empty, {_AT_HALF}"),
+    "pixel_error": _adds_up(
+        lambda pair: pixel_error(pair.confusion), "lower", f"share of differing pixels, {_AT_HALF}"
+    ),
+    "max_pixel_fscore": _adds_up(
         lambda pair: pair.confusion,
         "higher",
         "F-score of foreground pixels, pooled over slices, best threshold",
         combine=lambda tables: pixel_fscore(np.sum(tables, axis=0)),
         search="max_pixel_fscore",
     ),
-    "warping_error": Score(
-        lambda pair: pair.warping_error,
+    "warping_error": _planar(
+        lambda pair: pair.warping.error,
         "lower",
         f"Fiji: the truth is warped, foreground 4-connected, share of all pixels, {_AT_HALF}",
     ),
-    "min_warping_error": Score(
-        lambda pair: pair.warping_error,
+    "min_warping_error": _planar(
+        lambda pair: pair.warping.error,
         "lower",
         f"Fiji: the truth is warped, share of all pixels, {_MEAN}, best threshold up to 0.9",
         "no threshold is 0.9 or less",
         search="min_warping_error",
         last_threshold=0.9,
     ),
-    "rand_error": Score(
+    "rand_error": _adds_up(
         lambda pair: rand_error(pair.overlaps),
         "lower",
-        f"1 - Rand index, background a segment; {_SEGMENTS}, {_MEAN}",
+        f"1 - Rand index, background a segment; {_SEGMENTS}",
         "there are fewer than two pixels",
     ),
-    "v_rand": Score(
+    "v_rand": _planar(
         lambda pair: pair.v_rand.fscore, "higher", f"{_THINNED}, best threshold", _NO_TRUTH, search="v_rand"
     ),
-    "v_rand_split": Score(
+    "v_rand_split": _planar(
         lambda pair: pair.v_rand.split,
         "higher",
         f"recall; {_THINNED}, at the threshold of the best v_rand",
         _NO_TRUTH,
         search="v_rand",
     ),
-    "v_rand_merge": Score(
+    "v_rand_merge": _planar(
         lambda pair: pair.v_rand.merge,
         "higher",
         f"precision; {_THINNED}, at the threshold of the best v_rand",
         _NO_TRUTH,
         search="v_rand",
     ),
-    "v_info": Score(
+    "v_info": _planar(
         lambda pair: v_info(pair.thinned_overlaps),
         "higher",
         f"0 if a side has one segment; {_THINNED}, best threshold",
         _NO_TRUTH,
         search="v_info",
     ),
-    "fg_rand_fscore": Score(
+    "fg_rand_fscore": _adds_up(
         lambda pair: pair.overlaps,
         "higher",
-        f"not thinned, truth foreground only; {_SEGMENTS}, pairs pooled over slices",
+        f"not thinned, truth foreground only; {_IDS}, pairs pooled over slices",
         _NO_TRUTH,
         combine=lambda tables: fg_rand_fscore(*tables),
     ),
-    "vi_split": Score(
-        lambda pair: pair.vi.split,
+    "vi_split": _adds_up(
+        lambda pair: vi(pair.overlaps).split,
         "lower",
-        f"H(prediction | truth), bits, background a segment; {_SEGMENTS}, {_MEAN}",
+        f"H(prediction | truth), bits, background a segment; {_SEGMENTS}",
     ),
-    "vi_merge": Score(
-        lambda pair: pair.vi.merge,
+    "vi_merge": _adds_up(
+        lambda pair: vi(pair.overlaps).merge,
         "lower",
-        f"H(truth | prediction), bits, background a segment; {_SEGMENTS}, {_MEAN}",
+        f"H(truth | prediction), bits, background a segment; {_SEGMENTS}",
     ),
-    "adapted_rand_error": Score(
+    "adapted_rand_error": _adds_up(
         lambda pair: adapted_rand_error(pair.overlaps),
         "lower",
-        f"CREMI's code, truth foreground only; {_SEGMENTS}, {_MEAN}",
+        f"CREMI's code, truth foreground only; {_SEGMENTS}",
         _NO_TRUTH,
     ),
-    "ap50": Score(
-        lambda pair: average_precision(pair.overlaps),
-        "higher",
-        f"TP/(TP+FP+FN), objects match at IoU >= 0.5; {_SEGMENTS}, {_MEAN}",
-        "neither side has an object",
-    ),
-    "seg": Score(
-        lambda pair: seg(pair.overlaps),
-        "higher",
-        f"Cell Tracking Challenge: IoU with what covers more than half of a true object; {_SEGMENTS}, {_MEAN}",
+    "adapted_rand_error_paper": _adds_up(
+        lambda pair: adapted_rand_error_paper(pair.overlaps),
+        "lower",
+        f"1 - Rand F-score, each missed pixel a segment, truth foreground only; {_SEGMENTS}",
         _NO_TRUTH,
+    ),
+    "adapted_rand_error_scikit_image": _adds_up(
+        lambda pair: adapted_rand_error_scikit_image(pair.overlaps),
+        "lower",
+        f"scikit-image, predicted background one segment, truth foreground only; {_SEGMENTS}",
+        "no two pixels of the truth's foreground share a segment",
+    ),
+    **{f"ap{5 * k}": _average_precision(k) for k in AP_TWENTIETHS},
+    "mean_ap": _adds_up(
+        lambda pair: mean_average_precision(pair.overlaps),
+        "higher",
+        f"mean of ap50, ap55 .. ap95; {_SEGMENTS}",
+        _NO_OBJECTS,
+    ),
+    "pq": _adds_up(
+        lambda pair: panoptic_quality(pair.overlaps).pq,
+        "higher",
+        f"sq * rq, objects match at IoU > 0.5; {_SEGMENTS}",
+        _NO_OBJECTS,
+    ),
+    "sq": _adds_up(
+        lambda pair: panoptic_quality(pair.overlaps).sq,
+        "higher",
+        f"mean IoU of matches, IoU > 0.5, 0 without one; {_SEGMENTS}",
+        _NO_OBJECTS,
+    ),
+    "rq": _adds_up(
+        lambda pair: panoptic_quality(pair.overlaps).rq,
+        "higher",
+        f"TP/(TP+FP/2+FN/2), objects match at IoU > 0.5; {_SEGMENTS}",
+        _NO_OBJECTS,
+    ),
+    "seg": _adds_up(
+        lambda pair: pair.overlaps,
+        "higher",
+        f"Cell Tracking Challenge: IoU with what covers more than half of a true object; {_IDS}, objects pooled",
+        _NO_TRUTH,
+        combine=lambda tables: seg(*tables),
+    ),
+    "det": _adds_up(
+        lambda pair: pair.overlaps,
+        "higher",
+        f"Cell Tracking Challenge: 1 - (5 splits + 10 missed + 1 spurious)/(10 true objects); {_IDS}, objects pooled",
+        _NO_TRUTH,
+        combine=lambda tables: det(*tables),
+    ),
+    "aji": _adds_up(
+        lambda pair: aji(pair.overlaps),
+        "higher",
+        f"one-to-one, as Cellpose: shared pixels of partners, of all foreground; {_SEGMENTS}",
+        _NO_OBJECTS,
+    ),
+    "hausdorff": Score(lambda pair: hausdorff(pair.edge_distances), "lower", f"largest distance, {_EDGES}", _NO_EDGE),
+    "hd95": Score(
+        lambda pair: hd95(pair.edge_distances),
+        "lower",
+        f"MONAI: the larger of the 95th percentiles of both directions, {_EDGES}",
+        _NO_EDGE,
+    ),
+    "assd": Score(lambda pair: assd(pair.edge_distances), "lower", f"mean distance, {_EDGES}", _NO_EDGE),
+    "boundary_f": Score(
+        lambda pair: boundary_f(pair.truth_mask, pair.prediction_mask),
+        "higher",
+        f"DAVIS: F-score of contour pixels at most {BOUNDARY_TOLERANCE_PX} pixels apart, {_AT_HALF}",
     ),
 }
 """Name of each score to how it is computed; the names are those of `metrics.json`."""
@@ -250,9 +260,21 @@ LABELS = {
     "warping_error": "Warping error", "min_warping_error": "Least warping error", "rand_error": "Rand error",
     "v_rand": "V_Rand", "v_rand_split": "V_Rand split", "v_rand_merge": "V_Rand merge", "v_info": "V_Info",
     "fg_rand_fscore": "Foreground Rand F-score", "vi_split": "VI split", "vi_merge": "VI merge",
-    "adapted_rand_error": "Adapted Rand error",
+    "adapted_rand_error": "Adapted Rand error", "adapted_rand_error_paper": "Adapted Rand error, paper",
+    "adapted_rand_error_scikit_image": "Adapted Rand error, scikit-image",
+    **{f"ap{5 * k}": f"AP at {k / 20:.2f}" for k in AP_TWENTIETHS}, "mean_ap": "Mean AP",
+    "pq": "Panoptic quality", "sq": "Segmentation quality", "rq": "Recognition quality",
+    "seg": "SEG", "det": "DET", "aji": "AJI, one-to-one",
+    "hausdorff": "Hausdorff distance", "hd95": "Hausdorff distance, 95 %", "assd": "Mean surface distance",
+    "boundary_f": "Boundary F-score",
 }  # fmt: skip
 """How each score is called where people read it."""
+
+OF_PIXELS = ("iou", "dice", "pixel_error", "max_pixel_fscore")
+"""Scores of the confusion table: unlike those of segments, they stream whatever these are."""
+
+COUNTED: dict[str, Callable[[SlicePair], Any]] = {"warping_types": lambda pair: warping_types(pair.warping)}
+"""What is counted beside the scores: by type, in pixels and clusters."""
 
 CURVES = ("v_rand", "v_info", "max_pixel_fscore", "pixel_error", "warping_error")
 """Scores worth plotting over thresholds."""
@@ -263,7 +285,10 @@ def score_image(
     prediction: NDArray[Any],
     *,
     names: Sequence[str] = tuple(SCORES),
+    threshold: float = HALF,
     thresholds: Sequence[float] = CHALLENGE_THRESHOLDS,
+    counted: NDArray[np.bool_] | None = None,
+    connectivity: int = 4,
 ) -> dict[str, float | None]:
     """Score one image, slice by slice.
 
@@ -275,8 +300,15 @@ def score_image(
         The same, or a probability map, 0..1 (`to_probabilities` scales a stored one).
     names
         Keys of `SCORES`.
+    threshold
+        Of the scores that search none; a probability above it is foreground.
     thresholds
         Of the scores that search a threshold; a mask and labels have only one.
+    counted : (n, y, x) bool or None
+        Pixels that count. The others are background of both sides; for the warping error they stay, and do not flip.
+    connectivity
+        Of the components of a mask. 4 or 8: each slice is scored alone; 6, 18 or 26: the stack is a volume, scored as
+        a whole.
 
     Returns
     -------
@@ -286,7 +318,7 @@ def score_image(
     Raises
     ------
     ConfigError
-        A name is unknown, or there is no threshold.
+        A name is unknown, or not for volumes, or there is no threshold.
     InputError
         Shapes or types do not fit, or a float is not a probability.
 
@@ -296,7 +328,16 @@ def score_image(
     >>> score_image(truth, truth, names=["iou", "v_rand"])
     {'iou': 1.0, 'v_rand': 1.0}
     """
-    return combine_slices([measure_slices(truth, prediction, names=names, thresholds=thresholds)], names)
+    measured = measure_slices(
+        truth,
+        prediction,
+        names=names,
+        threshold=threshold,
+        thresholds=thresholds,
+        counted=counted,
+        connectivity=connectivity,
+    )
+    return combine_slices([measured], names)
 
 
 Measured = dict[tuple[str, float], list[Any]]
@@ -308,18 +349,25 @@ def measure_slices(
     prediction: NDArray[Any],
     *,
     names: Sequence[str],
+    threshold: float = HALF,
     thresholds: Sequence[float] = CHALLENGE_THRESHOLDS,
+    counted: NDArray[np.bool_] | None = None,
+    connectivity: int = 4,
 ) -> Measured:
     """Measure some of the slices of an image; takes and raises what `score_image` does."""
-    _check(truth, prediction, names, thresholds)
-    searched = (HALF,) if prediction.dtype.kind != "f" else tuple(thresholds)
-    return _measure(truth, prediction, {name: _thresholds_of(name, searched) for name in _needed(names)})
+    _check(truth, prediction, names, thresholds, connectivity)
+    has_levels = prediction.dtype.kind == "f"
+    wanted = thresholds_of(names, threshold if has_levels else HALF, thresholds if has_levels else (HALF,))
+    return measure(*_as_slices(truth, prediction, counted, connectivity), wanted, connectivity)
 
 
 def combine_slices(parts: Sequence[Measured], names: Sequence[str]) -> dict[str, float | None]:
     """Score an image of which parts were measured: as `score_image`, given all slices at once."""
     measured = {key: [value for part in parts for value in part[key]] for key in parts[0]}
-    values = {name: _curve(measured, name) for name in _needed(names)}
+    values = {
+        name: [SCORES[name].combine(values) for (of, _), values in measured.items() if of == name]
+        for name in _needed(names)
+    }
     return {name: _none_if_nan(_at_best(name, values)) for name in names}
 
 
@@ -329,6 +377,7 @@ def score_curves(
     *,
     names: Sequence[str] = CURVES,
     thresholds: Sequence[float] = CHALLENGE_THRESHOLDS,
+    connectivity: int = 4,
 ) -> dict[str, list[float | None]]:
     """Score one image at every threshold, for a plot.
 
@@ -342,6 +391,8 @@ def score_curves(
         Keys of `SCORES`.
     thresholds
         Of the curve.
+    connectivity
+        As in `score_image`.
 
     Returns
     -------
@@ -353,11 +404,17 @@ def score_curves(
     ConfigError, InputError
         As in `score_image`.
     """
-    _check(truth, prediction, names, thresholds)
+    _check(truth, prediction, names, thresholds, connectivity)
     if prediction.dtype.kind != "f":
         raise InputError(f"prediction: type is {prediction.dtype}; expected probabilities for a curve")
-    measured = _measure(truth, prediction, dict.fromkeys(names, tuple(thresholds)))
-    return {name: [_none_if_nan(value) for value in _curve(measured, name)] for name in names}
+    slices = _as_slices(truth, prediction, None, connectivity)
+    measured = measure(*slices, dict.fromkeys(names, tuple(thresholds)), connectivity)
+    return {name: combine_curve(measured, name, thresholds) for name in names}
+
+
+def combine_curve(measured: Measured, name: str, thresholds: Sequence[float]) -> list[float | None]:
+    """Combine the slices at each of some thresholds at which a score was measured; None = undefined."""
+    return [_none_if_nan(SCORES[name].combine(measured[name, t])) for t in thresholds]
 
 
 def parse_names(option: str, text: str) -> list[str]:
@@ -375,21 +432,37 @@ def parse_names(option: str, text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _check(truth: NDArray[Any], prediction: NDArray[Any], names: Sequence[str], thresholds: Sequence[float]) -> None:
+def _check(
+    truth: NDArray[Any],
+    prediction: NDArray[Any],
+    names: Sequence[str],
+    thresholds: Sequence[float],
+    connectivity: int,
+) -> None:
     """Refuse what can not be scored."""
     if unknown := [name for name in names if name not in SCORES]:
         raise ConfigError(f"metrics: {', '.join(unknown)} unknown", fix=f"choose from {', '.join(SCORES)}")
     if not thresholds:
         raise ConfigError("thresholds: none given; expected at least one")
+    if connectivity not in (*NEIGHBOURS[2], *NEIGHBOURS[3]):
+        raise ConfigError(f"connectivity: {connectivity}; expected 4 or 8 of slices, 6, 18 or 26 of a volume")
+    if connectivity in NEIGHBOURS[3] and (planar := [name for name in names if SCORES[name].planes_only]):
+        raise ConfigError(f"metrics: {', '.join(planar)}: not defined for volumes", fix="connectivity 4 or 8: by slice")
     if truth.ndim != 3 or truth.shape != prediction.shape or truth.size == 0:
         found = f"shapes are {truth.shape} and {prediction.shape}"
         raise InputError(f"truth and prediction: {found}; expected the same (n, y, x)")
-    _check_values("truth", truth, "biu")
-    _check_values("prediction", prediction, "biuf")
+    check_values("truth", truth, "biu")
+    check_values("prediction", prediction, "biuf")
 
 
-def _check_values(name: str, values: NDArray[Any], kinds: str) -> None:
-    """Refuse what is no mask, no labels and no probability map."""
+def check_values(name: str, values: NDArray[Any], kinds: str = "biuf") -> None:
+    """Refuse what is no mask, no labels and no probability map.
+
+    Raises
+    ------
+    InputError
+        If the type is none of the kinds, an id is negative, or a float is outside of 0..1.
+    """
     if values.dtype.kind not in kinds:
         raise InputError(f"{name}: type is {values.dtype}; expected one of the kinds {', '.join(kinds)}")
     if values.dtype.kind == "i" and values.min() < 0:
@@ -404,10 +477,14 @@ def _needed(names: Sequence[str]) -> set[str]:
     return {*names, *(search for name in names if (search := SCORES[name].search))}
 
 
-def _thresholds_of(name: str, searched: Sequence[float]) -> tuple[float, ...]:
-    """Tell at which thresholds a score is measured."""
-    score = SCORES[name]
-    return tuple(t for t in searched if t <= score.last_threshold) if score.search else (HALF,)
+def thresholds_of(names: Sequence[str], threshold: float, searched: Sequence[float]) -> dict[str, tuple[float, ...]]:
+    """Tell at which thresholds scores are measured, and those that pick the threshold of another."""
+    needed = _needed(names)
+    return {
+        name: tuple(t for t in searched if t <= score.last_threshold) if score.search else (threshold,)
+        for name, score in SCORES.items()
+        if name in needed
+    }
 
 
 def _at_best(name: str, values: dict[str, list[float]]) -> float:
@@ -418,31 +495,42 @@ def _at_best(name: str, values: dict[str, list[float]]) -> float:
     return values[name][curve.index(max(curve))] if curve else math.nan
 
 
-def _measure(truth: NDArray[Any], prediction: NDArray[Any], wanted: dict[str, tuple[float, ...]]) -> Measured:
-    """Measure the wanted scores at their thresholds, slice after slice."""
+def _as_slices(
+    truth: NDArray[Any], prediction: NDArray[Any], counted: NDArray[np.bool_] | None, connectivity: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_] | None]:
+    """Take a stack with the connectivity of a volume as one slice of three axes."""
+    at = np.index_exp[None] if connectivity in NEIGHBOURS[3] else np.index_exp[:]
+    return truth[at], prediction[at], None if counted is None else counted[at]
+
+
+def measure(
+    truth: NDArray[Any],
+    prediction: NDArray[Any],
+    counted: NDArray[np.bool_] | None,
+    wanted: dict[str, tuple[float, ...]],
+    connectivity: int | None = None,
+) -> Measured:
+    """Measure scores at their thresholds, slice after slice.
+
+    Parameters
+    ----------
+    truth, prediction, counted : (n, [z,] y, x)
+        As in `score_image`; with z, volumes.
+    wanted
+        Name of each score, and of each of `COUNTED`, to its thresholds.
+    connectivity
+        Of the components of a mask; None: the least.
+    """
+    functions = {name: COUNTED.get(name) or SCORES[name].measure for name in wanted}
     thresholds = sorted({t for ts in wanted.values() for t in ts})
     measured: Measured = {(name, t): [] for name, ts in wanted.items() for t in ts}
-    for pair in _slice_pairs(truth, prediction, thresholds):
-        for name in wanted:
-            if (name, pair.threshold) in measured:
-                measured[name, pair.threshold].append(SCORES[name].measure(pair))
+    for k, (truth_slice, slice_) in enumerate(zip(truth, prediction, strict=True)):
+        kept = None if counted is None else counted[k]
+        for pair in slice_pairs(truth_slice, slice_, thresholds, counted=kept, connectivity=connectivity):
+            for name in wanted:
+                if (name, pair.threshold) in measured:
+                    measured[name, pair.threshold].append(functions[name](pair))
     return measured
-
-
-def _curve(measured: Measured, name: str) -> list[float]:
-    """Combine the slices at each threshold at which a score was measured."""
-    return [SCORES[name].combine(values) for (measured_name, _), values in measured.items() if measured_name == name]
-
-
-def _slice_pairs(truth: NDArray[Any], prediction: NDArray[Any], thresholds: Sequence[float]) -> Iterator[SlicePair]:
-    """Yield each slice at each threshold."""
-    is_labels = prediction.dtype.kind in "iu"
-    for truth_slice, slice_ in zip(truth, prediction, strict=True):
-        truth_mask = truth_slice != 0
-        segments = components(truth_mask) if truth.dtype == np.bool_ else truth_slice
-        probabilities = slice_ if prediction.dtype.kind == "f" else (slice_ != 0).astype(np.float32)
-        for threshold in thresholds:
-            yield SlicePair(truth_mask, segments, probabilities, slice_ if is_labels else None, threshold)
 
 
 def _none_if_nan(value: float) -> float | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -287,6 +287,41 @@ def count_clusters(classes: NDArray[np.uint8], warped: NDArray[np.bool_]) -> dic
     counts["merge"] = _count_groups(classes == LeftoverClass.MERGE, connectivity=2)
     counts["hole_addition"] = _count_groups(holes & ~warped) + _count_groups(holes & warped, connectivity=2)
     return counts
+
+
+class Leftover(NamedTuple):
+    """How much of one class is left.
+
+    Parameters
+    ----------
+    pixels
+        Number of leftover pixels.
+    clusters
+        Number of connected groups of them.
+    """
+
+    pixels: int
+    clusters: int
+
+
+def warping_types(warping: Warping, *, radius: int | None = 20) -> dict[str, Leftover]:
+    """Count what is left of each class: splits, merges, holes and objects.
+
+    Parameters
+    ----------
+    warping
+        From `warp`.
+    radius
+        As in `classify_leftover`.
+
+    Returns
+    -------
+    dict
+        Class name in lower case to pixels and groups.
+    """
+    classes = classify_leftover(warping, radius=radius)
+    pixels, clusters = count_classes(classes), count_clusters(classes, warping.warped)
+    return {name: Leftover(pixels[name], clusters[name]) for name in pixels}
 
 
 def _count_groups(mask: NDArray[np.bool_], connectivity: int = 1) -> int:

@@ -5,20 +5,36 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from unetcli.atomic import write_atomically
-from unetcli.report import pictures, threshold_plot
+from unetcli.report import charts, pictures, threshold_plot
+from unetcli.report.charts import (
+    CalibrationBin,
+    Interval,
+    Spread,
+    Whisker,
+    lay_out_difference,
+    lay_out_reliability,
+    lay_out_values,
+)
 from unetcli.report.threshold_plot import Point, ThresholdPlot, plot_thresholds
 
 HEADLINE = ("v_rand", "iou", "pixel_error")
 """Scores that the verdict names; the first of them ranks the images."""
 N_EXAMPLES = 3
 """Worst images shown, and best ones."""
+MAX_ROWS = 300
+"""Images listed; of more, the worst are."""
+FEW = 10
+"""Images below which an interval is said to be rough."""
+
+Counts = Mapping[str, Mapping[str, Mapping[str, int]]]
+"""Kind of count to types to units to numbers: ``{"warping_types": {"split": {"pixels": 31, "clusters": 2}}}``."""
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -62,11 +78,73 @@ class Case:
         Name of each score to its value; None = undefined.
     pictures
         Caption to data URI (`to_png_data_uri`), in the order shown. Only those of `extremes` are.
+    remark
+        What the pictures show, in words.
+    counts
+        Of the image; the report shows their sums.
     """
 
     name: str
     scores: Mapping[str, float | None]
     pictures: Mapping[str, str] = field(default_factory=dict)
+    remark: str = ""
+    counts: Counts = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A score of model B minus that of model A, the mean over the images that both were scored on.
+
+    Parameters
+    ----------
+    difference
+        None if there is no such image.
+    low, high
+        Its 95 % interval, paired by image; None with fewer than two images.
+    better
+        ``a`` or ``b``; None if the interval does not tell.
+    """
+
+    difference: float | None
+    low: float | None
+    high: float | None
+    better: Literal["a", "b"] | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same images. All else in a report is of A.
+
+    Parameters
+    ----------
+    a, b
+        Their names.
+    scores
+        Name of each score to the difference.
+    means_b
+        Name of each score to the mean of B.
+    """
+
+    a: str
+    b: str
+    scores: Mapping[str, Difference]
+    means_b: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ConfusionMatrix:
+    """Pixels by class.
+
+    Parameters
+    ----------
+    names
+        Of the classes.
+    counts : (n_classes, n_classes)
+        Pixels by truth (rows) and prediction (columns).
+    """
+
+    names: Sequence[str]
+    counts: Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -81,12 +159,20 @@ class Report:
         Columns of the table, in order.
     cases
         Images, in order.
-    settings, versions
-        How the scores were made.
+    settings, versions, command
+        How the scores were made; the command line makes them again.
     curves
         Name of a score to its value at increasing thresholds; None = undefined.
     notes
         Sentences that a reader has to know, shown below the verdict.
+    intervals
+        Name of a score to the 95 % interval of its mean over images.
+    comparison
+        With another model.
+    calibration
+        Of the probabilities.
+    confusion
+        Of the classes.
     """
 
     title: str
@@ -96,16 +182,39 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    comparison: Comparison | None = None
+    calibration: Sequence[CalibrationBin] = ()
+    confusion: ConfusionMatrix | None = None
+    command: str = ""
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Values of a score on a line from the smallest to the largest, each as a percentage of the way."""
+class Verdict:
+    """What the page opens with.
 
-    low: float
-    high: float
-    at: Sequence[float]
-    mean_at: float
+    Parameters
+    ----------
+    main
+        The score that ranks the images; None if none is defined anywhere.
+    others
+        The other headline scores.
+    worst
+        The worst image by the main score; None if there is but one image, or all have the same value.
+    is_perfect
+        Whether all images have the best value that there is.
+    difference
+        Of the main score between two models.
+    caveats
+        Sentences that change how to read the rest.
+    """
+
+    main: ScoreColumn | None
+    others: list[ScoreColumn]
+    worst: Case | None
+    is_perfect: bool
+    difference: Difference | None
+    caveats: Sequence[str]
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -124,21 +233,23 @@ def write_report(path: Path, report: Report) -> None:
     >>> report = Report("Nuclei", [column], [Case("a", {"iou": 0.9})])
     >>> write_report(Path("report.html"), report)  # doctest: +SKIP
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": format_number, "split_subscript": split_subscript}
-    template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
-    ranking = ranking_score(report.scores, report.cases)
-    worst, best = extremes(report.scores, report.cases)
-    text = template.render(
+    parts = {
+        "comparison": list(_compare(report)),
+        "examples": _examples(report),
+        "plots": list(_plots(report)),
+        "reliability": lay_out_reliability(report.calibration),
+        "counts": sum_counts([case.counts for case in report.cases]),
+    }
+    text = _template().render(
         report=report,
-        headline=[score for name in HEADLINE for score in report.scores if score.name == name],
-        spreads={score.name: _spread(score, report.cases) for score in report.scores},
-        incomplete=sum(None in (case.scores[s.name] for s in report.scores) for case in report.cases),
-        plots=list(_plots(report)),
+        verdict=_judge(report),
+        sections=_sections(report, parts),
+        spreads={score.name: _spread(score, report) for score in report.scores},
+        rows=_rows(report),
         box=threshold_plot,
-        ranking=ranking,
-        examples=[part for part in (("Worst", worst), ("Best", best)) if _has_pictures(part[1])],
+        square=charts,
         colours=pictures,
+        **parts,
     )
     write_atomically(path, text.encode("utf-8"))
 
@@ -160,9 +271,7 @@ def extremes(scores: Sequence[ScoreColumn], cases: Sequence[Case]) -> tuple[list
     ranking = ranking_score(scores, cases)
     if ranking is None:
         return [], []
-    sign = 1 if ranking.better == "higher" else -1
-    defined = [(sign * value, case) for case in cases if (value := case.scores[ranking.name]) is not None]
-    ranked = [case for _, case in sorted(defined, key=lambda pair: pair[0])]
+    ranked = _rank(ranking, cases)
     n_best = min(N_EXAMPLES, len(ranked) // 2)
     n_worst = min(N_EXAMPLES, len(ranked) - n_best)
     return ranked[:n_worst], ranked[::-1][:n_best]
@@ -175,8 +284,8 @@ def ranking_score(scores: Sequence[ScoreColumn], cases: Sequence[Case]) -> Score
     return next(usable, None)
 
 
-def format_number(value: float) -> str:
-    """Write a number with four significant digits.
+def format_number(value: float, digits: int = 4) -> str:
+    """Write a number with so many significant digits.
 
     Examples
     --------
@@ -187,7 +296,7 @@ def format_number(value: float) -> str:
         return "0"
     if 1e4 <= abs(value) < 1e6:
         return f"{value:.0f}"
-    mantissa, _, exponent = f"{value:#.4g}".partition("e")
+    mantissa, _, exponent = f"{value:#.{digits}g}".partition("e")
     return mantissa.rstrip(".") + ("×10" + str(int(exponent)).translate(_RAISED) if exponent else "")
 
 
@@ -203,6 +312,119 @@ def split_subscript(label: str) -> tuple[str, str, str]:
     return (found[1], found[2], found[3]) if found else (label, "", "")
 
 
+def format_signed(value: float) -> str:
+    """Write a difference with its sign and three significant digits.
+
+    Examples
+    --------
+    >>> [format_signed(value) for value in (0.25, -0.25, 0)]
+    ['+0.250', '−0.250', '0']
+    """
+    return {1: "+", 0: "", -1: "−"}[(value > 0) - (value < 0)] + format_number(abs(value), 3)
+
+
+def sum_counts(parts: Sequence[Counts]) -> dict[str, dict[str, dict[str, int]]]:
+    """Add up the counts of images.
+
+    Examples
+    --------
+    >>> sum_counts([{"types": {"split": {"pixels": 3}}}, {"types": {"split": {"pixels": 4}}}])
+    {'types': {'split': {'pixels': 7}}}
+    """
+    total: dict[str, dict[str, dict[str, int]]] = {}
+    for kind, name, unit, n in (
+        (kind, name, unit, n)
+        for counts in parts
+        for kind, types in counts.items()
+        for name, units in types.items()
+        for unit, n in units.items()
+    ):
+        units = total.setdefault(kind, {}).setdefault(name, {})
+        units[unit] = units.get(unit, 0) + n
+    return total
+
+
+@cache
+def _template() -> Template:
+    """Return the page, ready to be filled."""
+    environment = Environment(
+        loader=PackageLoader("unetcli.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": format_number, "signed": format_signed, "split_subscript": split_subscript}
+    return environment.get_template("report.html.j2")
+
+
+def _judge(report: Report) -> Verdict:
+    """Choose what the page opens with."""
+    main = ranking_score(report.scores, report.cases)
+    n = len(report.cases)
+    caveats = []
+    if incomplete := sum(None in (case.scores[s.name] for s in report.scores) for case in report.cases):
+        have = "1 image has" if incomplete == 1 else f"{incomplete} images have"
+        caveats.append(f"{have} a score that is undefined; a mean leaves it out.")
+    if report.intervals and 1 < n < FEW:
+        caveats.append(f"With only {n} images the 95\N{NO-BREAK SPACE}% intervals are rough.")
+    others = [s for name in HEADLINE for s in report.scores if s.name == name and s is not main]
+    if main is None:
+        return Verdict(None, others, None, False, None, caveats)
+    values = {value for case in report.cases if (value := case.scores[main.name]) is not None}
+    worst, _ = extremes(report.scores, report.cases)
+    is_perfect = values == {1.0 if main.better == "higher" else 0.0} and main.mean in values
+    difference = report.comparison.scores.get(main.name) if report.comparison else None
+    return Verdict(main, others, worst[0] if len(values) > 1 else None, is_perfect, difference, caveats)
+
+
+def _sections(report: Report, parts: Mapping[str, object]) -> dict[str, str]:
+    """List the sections of the page in order: id to heading."""
+    one = len(report.cases) == 1
+    sections = (
+        ("comparison", "Comparison", parts["comparison"]),
+        ("scores", "Scores" if one else "Mean scores", report.scores),
+        ("examples", "The image" if one else "Worst and best images", parts["examples"]),
+        ("images", "All images", report.scores and len(report.cases) > 1),
+        ("thresholds", "Choice of the threshold", parts["plots"]),
+        ("calibration", "Calibration", parts["reliability"]),
+        ("confusion", "Classes", report.confusion),
+        ("counts", "Types of error", parts["counts"]),
+        ("settings", "How it was made", report.settings or report.versions or report.command),
+    )
+    return {name: heading for name, heading, content in sections if content}
+
+
+def _rows(report: Report) -> Sequence[Case]:
+    """Choose the images to list: all in their order, or, of too many, the worst first."""
+    main = ranking_score(report.scores, report.cases)
+    if len(report.cases) <= MAX_ROWS or main is None:
+        return report.cases[:MAX_ROWS]
+    return _rank(main, report.cases)[:MAX_ROWS]
+
+
+def _rank(score: ScoreColumn, cases: Sequence[Case]) -> list[Case]:
+    """Sort the images on which a score is defined, the worst first."""
+    sign = 1 if score.better == "higher" else -1
+    defined = [(sign * value, case) for case in cases if (value := case.scores[score.name]) is not None]
+    return [case for _, case in sorted(defined, key=lambda pair: pair[0])]
+
+
+def _compare(report: Report) -> Iterator[tuple[ScoreColumn, Difference, Whisker | None]]:
+    """Lay out the differences of the scores that were compared."""
+    differences = report.comparison.scores if report.comparison else {}
+    for score in report.scores:
+        if each := differences.get(score.name):
+            yield score, each, _whisker(each, score.better)
+
+
+def _whisker(each: Difference, better: Literal["higher", "lower"]) -> Whisker | None:
+    """Lay out a difference; None without an interval."""
+    if each.difference is None or each.low is None or each.high is None:
+        return None
+    return lay_out_difference(each.difference, each.low, each.high, better)
+
+
 def _plots(report: Report) -> Iterator[tuple[str, ThresholdPlot]]:
     """Lay out the curves that are defined somewhere, each with its label."""
     columns = {score.name: score for score in report.scores}
@@ -212,16 +434,13 @@ def _plots(report: Report) -> Iterator[tuple[str, ThresholdPlot]]:
             yield (column.label if column else name), plot
 
 
-def _spread(score: ScoreColumn, cases: Sequence[Case]) -> Spread | None:
+def _spread(score: ScoreColumn, report: Report) -> Spread | None:
     """Lay out the values of a score; None without two different ones."""
-    values = [value for case in cases if (value := case.scores[score.name]) is not None]
-    if score.mean is None or len(set(values)) < 2:
-        return None
-    low, high = min(values), max(values)
-    at = sorted({round(100 * (value - low) / (high - low), 1) for value in values})
-    return Spread(low, high, at, round(100 * (score.mean - low) / (high - low), 1))
+    values = [value for case in report.cases if (value := case.scores[score.name]) is not None]
+    return None if score.mean is None else lay_out_values(values, score.mean, report.intervals.get(score.name))
 
 
-def _has_pictures(cases: Sequence[Case]) -> bool:
-    """Tell whether there is something to show."""
-    return any(case.pictures for case in cases)
+def _examples(report: Report) -> list[tuple[str, list[Case]]]:
+    """Choose the images that are shown, under their headings."""
+    worst, best = extremes(report.scores, report.cases)
+    return [(head, part) for head, part in (("Worst", worst), ("Best", best)) if any(case.pictures for case in part)]

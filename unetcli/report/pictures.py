@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,20 @@ OUTLINE = "#F0E442"
 """Yellow: outline of the truth."""
 CONFUSED = "#CC79A7"
 """Reddish purple: foreground of both, of another class."""
+SPLIT, MERGED = "#F0E442", "#7F3C8D"
+"""Yellow and violet, over gray as far from one another and from `MISSED` and `ADDED` as Okabe's and Ito's are, also
+for readers who do not tell red from green, or blue from yellow."""
+OVERLAP_SHARE = 0.1
+"""An object of the truth and one of the prediction cover one another if they share more than this part of the smaller
+of the two: rims that touch by a few pixels are no split, and a crumb inside an object is one."""
+LEGEND = (
+    (SPLIT, "split", "a true object covered by several predictions"),
+    (MERGED, "merge", "a prediction that covers several true objects"),
+    (ADDED, "false positive", "in the prediction only"),
+    (MISSED, "missed", "in the truth only"),
+    ("#FFFFFF", "outline", "of the truth"),
+)
+"""Colour, name and meaning of what `draw_error_types` shows."""
 BLUE, GREEN, GRAY, INK, FAINT = "#0072B2", "#009E73", "#8A8A8A", "#222222", "#E4E4E4"
 
 CLASS_COLOURS = (
@@ -37,6 +52,8 @@ UNKNOWN = "#6B6B6B"
 ERROR_OPACITY = 0.75
 """Enough to see single pixels, and still the image beneath, which often tells why."""
 OUTLINE_OPACITY = 0.85
+OBJECT_OPACITY = 0.55
+"""Of whole objects: less than of single pixels."""
 STRETCH = (0.2, 99.8)
 """Percentiles of an image that become black and white: hot pixels do not darken the rest."""
 
@@ -175,6 +192,132 @@ def draw_errors(image: NDArray[Any], truth: NDArray[Any], prediction: NDArray[An
     return np.rint(tinted).astype(np.uint8)
 
 
+@dataclass(frozen=True, eq=False)
+class ErrorTypes:
+    """Pixels by the type of error, and objects.
+
+    Parameters
+    ----------
+    split, merged, added, missed : (y, x) bool
+        No pixel is in two. `added` and `missed` are foreground of one side only; the other two are foreground of both:
+        `merged` where the prediction covers several objects of the truth, else `split` where the object of the
+        truth is covered by several predictions.
+    n_truth, n_prediction
+        Objects.
+    n_split, n_missed
+        Objects of the truth that several predictions cover, and that none covers.
+    n_merged, n_added
+        Objects of the prediction that cover several of the truth, and that cover none.
+    """
+
+    split: NDArray[np.bool_]
+    merged: NDArray[np.bool_]
+    added: NDArray[np.bool_]
+    missed: NDArray[np.bool_]
+    n_truth: int
+    n_prediction: int
+    n_split: int
+    n_merged: int
+    n_added: int
+    n_missed: int
+
+    def describe(self) -> str:
+        """Say how many objects there are of each type."""
+        return (
+            f"{self.n_truth} true objects, {self.n_prediction} predicted: {self.n_split} split, "
+            f"{self.n_merged} merging, {self.n_added} false positive, {self.n_missed} missed"
+        )
+
+
+def find_error_types(truth: NDArray[Any], prediction: NDArray[Any]) -> ErrorTypes:
+    """Find the types of error of predicted objects.
+
+    Parameters
+    ----------
+    truth, prediction : (y, x) int
+        Object ids, 0 = background. Ids may have gaps.
+
+    Returns
+    -------
+    ErrorTypes
+
+    Raises
+    ------
+    InputError
+        Shapes differ.
+
+    Notes
+    -----
+    Two objects cover one another if they share more than `OVERLAP_SHARE` of the smaller of them.
+
+    Examples
+    --------
+    >>> truth = np.array([[1, 1, 1, 1, 1, 0, 2, 2]])
+    >>> prediction = np.array([[7, 7, 0, 8, 8, 8, 8, 8]])
+    >>> found = find_error_types(truth, prediction)
+    >>> found.split.nonzero()[1].tolist(), found.merged.nonzero()[1].tolist()
+    ([0, 1], [3, 4, 6, 7])
+    >>> found.describe()
+    '2 true objects, 2 predicted: 1 split, 1 merging, 0 false positive, 0 missed'
+    """
+    if truth.shape != prediction.shape:
+        raise InputError(f"truth and prediction: shapes are {truth.shape} and {prediction.shape}; expected the same")
+    t, p = _number_objects(truth), _number_objects(prediction)
+    area_t, area_p = np.bincount(t.ravel()), np.bincount(p.ravel())
+    pairs, shared = np.unique(t * len(area_p) + p, return_counts=True)
+    pair_t, pair_p = np.divmod(pairs, len(area_p))
+    is_cover = (pair_t > 0) & (pair_p > 0) & (shared > OVERLAP_SHARE * np.minimum(area_t[pair_t], area_p[pair_p]))
+    covers_t = np.bincount(pair_t[is_cover], minlength=len(area_t))
+    covers_p = np.bincount(pair_p[is_cover], minlength=len(area_p))
+    both = (t > 0) & (p > 0)
+    merged = both & (covers_p[p] > 1)
+    return ErrorTypes(
+        split=both & ~merged & (covers_t[t] > 1),
+        merged=merged,
+        added=(t == 0) & (p > 0),
+        missed=(t > 0) & (p == 0),
+        n_truth=len(area_t) - 1,
+        n_prediction=len(area_p) - 1,
+        n_split=int((covers_t > 1).sum()),
+        n_merged=int((covers_p > 1).sum()),
+        n_added=int((covers_p[1:] == 0).sum()),
+        n_missed=int((covers_t[1:] == 0).sum()),
+    )
+
+
+def draw_error_types(truth: NDArray[Any], prediction: NDArray[Any], image: NDArray[Any] | None = None) -> Picture:
+    """Show the types of error of predicted objects on the gray image.
+
+    Parameters
+    ----------
+    truth, prediction : (y, x) int
+        Object ids, 0 = background.
+    image : (y, x) or (c, y, x) int or float, optional
+        What lies beneath; the objects of the truth in gray if not given.
+
+    Returns
+    -------
+    (y, x, 3) uint8
+        Tinted as `LEGEND` says; what is right is untouched, but for the outline of the truth.
+
+    Raises
+    ------
+    InputError
+        Shapes differ.
+    """
+    found = find_error_types(truth, prediction)
+    gray = draw_labels(truth) // 2 if image is None else to_gray(image)
+    if gray.shape != truth.shape:
+        raise InputError(f"image and truth: shapes are {gray.shape} and {truth.shape}; expected the same (y, x)")
+    picture = np.repeat(gray[..., None], 3, axis=2).astype(np.float32)
+    _tint(picture, found.split, SPLIT, OBJECT_OPACITY)
+    _tint(picture, found.merged, MERGED, OBJECT_OPACITY)
+    _tint(picture, _inner_outline(truth), "#FFFFFF", OUTLINE_OPACITY)
+    _tint(picture, found.added, ADDED, ERROR_OPACITY)
+    _tint(picture, found.missed, MISSED, ERROR_OPACITY)
+    return np.rint(picture).astype(np.uint8)
+
+
 def to_colours(image: NDArray[Any]) -> Picture:
     """Show three channels as red, green and blue, any other number as gray.
 
@@ -266,6 +409,13 @@ def _inner_outline(labels: NDArray[Any]) -> NDArray[np.bool_]:
     outline[:, 1:] |= right
     outline &= labels != 0
     return outline
+
+
+def _number_objects(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Replace object ids by 1, 2, ...; 0 stays."""
+    values, index = np.unique(labels, return_inverse=True)
+    numbers: NDArray[np.int64] = index.reshape(labels.shape).astype(np.int64) + int(values[0] != 0)
+    return numbers
 
 
 def _tint(picture: NDArray[np.float32], mask: NDArray[np.bool_], colour: str, opacity: float) -> None:

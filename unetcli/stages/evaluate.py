@@ -1,45 +1,32 @@
-"""Prediction and truth to scores: by image, slice by slice."""
+"""Prediction and truth to scores: by image, in flat memory."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from unetcli import __version__
 from unetcli.atomic import write_atomically
-from unetcli.config import EvaluateConfig, LabelConfig
+from unetcli.config import EvaluateConfig
 from unetcli.errors import BelowBoundError, ConfigError, InputError
-from unetcli.image.axes import describe_shape
+from unetcli.evaluation.measuring import Result, measure_image
+from unetcli.evaluation.page import make_report
+from unetcli.evaluation.pairs import Others, Pair, open_pairs
+from unetcli.evaluation.plan import Plan, choose_names, make_plan
+from unetcli.evaluation.results import Compared, collect, describe_scores, to_csv
 from unetcli.image.fingerprint import fingerprint
-from unetcli.image.inputs import Input, open_inputs
-from unetcli.image.layouts import is_sparse
 from unetcli.image.ledger import check_fingerprint
 from unetcli.image.location import Location, making
 from unetcli.image.new_store import check_apart
-from unetcli.image.pairing import pair
-from unetcli.image.source import Source
 from unetcli.image.streaming import Progress, silent
-from unetcli.image.tiling import Box
-from unetcli.image.truth import show_truth
-from unetcli.metrics.scores import LABELS, SCORES, parse_names, score_curves, score_image
-from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, to_probabilities
-from unetcli.report.html import Case, Report, ScoreColumn, extremes, write_report
-from unetcli.report.pictures import draw_labels, overlay, to_gray, to_png_data_uri
+from unetcli.metrics.scores import parse_names
+from unetcli.report.html import write_report
 
-Block = NDArray[Any]
-Scores = dict[str, float | None]
-SCHEMA = 1
-LABEL_SETTINGS = {field.name for field in fields(LabelConfig)}
+NOT_SETTINGS = ("metrics", "fail_under")
+"""Of the configuration: names are written as they were chosen, and bounds do not change what is measured."""
 
 
 def run(
@@ -49,7 +36,10 @@ def run(
     config: EvaluateConfig,
     *,
     images: Location | None = None,
+    roi: Location | None = None,
+    compare: Location | None = None,
     overwrite: bool = False,
+    workers: int | None = None,
     dry_run: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -65,10 +55,16 @@ def run(
         Settings.
     images
         The pictures that were segmented, to be shown in the report.
+    roi
+        Masks of the regions of interest: pixels outside of them do not count.
+    compare
+        Other predictions of the same images, to be compared with the first.
     overwrite
         Replace a report that was made with other settings or inputs.
+    workers
+        Threads; by default as many as there are processors.
     progress
-        Called after each image.
+        Called after each tile.
 
     Returns
     -------
@@ -78,249 +74,115 @@ def run(
     Raises
     ------
     InputError
-        If images have no partner, or other sizes than theirs.
+        If images have no partner, other sizes than theirs, or planes that a score needs whole and that are too large.
     BelowBoundError
         If a mean is worse than ``fail_under`` asks for; the report is written all the same.
     """
-    names = list(SCORES) if config.metrics is None else parse_names("--metrics", config.metrics)
-    bounds = _parse_bounds(config.fail_under, names)
-    check_apart(out, [prediction, truth])
-    pairs, notes = _pair_up(prediction, truth, images, config)
-    settings = {
-        "metrics": names,
-        "prediction_kind": config.prediction_kind,
-        **{k: v for k, v in asdict(config).items() if k in LABEL_SETTINGS and v is not None},
-        "inputs": {"prediction": fingerprint(prediction), "truth": fingerprint(truth)},
-    }
+    asked = None if config.metrics is None else parse_names("--metrics", config.metrics)
+    bounds = _parse_bounds(config.fail_under)
+    inputs = {"prediction": prediction, "truth": truth, "roi": roi, "compare": compare}
+    given = {name: place for name, place in inputs.items() if place is not None}
+    check_apart(out, list(given.values()))
+    pairs, others, notes = open_pairs(prediction, truth, Others(images, roi, compare), config)
+    names, left_out = choose_names([*pairs, *others], asked, config)
+    notes += left_out
+    columns = describe_scores(names, [*pairs, *others], config)
+    _check_bounds(config, bounds, [column.name for column in columns])
+    settings = {"metrics": names, **_settings(config), "inputs": {k: fingerprint(v) for k, v in given.items()}}
     _check_out(out, settings, overwrite=overwrite)
     if dry_run:
         return {
             "pairs": [f"{p.name}: {p.truth.name}" for p in pairs],
-            "metrics": ", ".join(names),
+            "metrics": ", ".join(column.name for column in columns),
             "notes": notes,
         }
-    results = []
-    for done, item in enumerate(pairs, start=1):
-        results.append(_score(item, names, config))
-        progress(done, len(pairs))
-    metrics = _collect(results, names, settings, notes)
+    plans = [make_plan(item, names, config) for item in [*pairs, *others]]
+    measured = _measure([*pairs, *others], plans, config, workers, progress)
+    results, of_others = measured[: len(pairs)], measured[len(pairs) :]
+    metrics = collect(
+        columns,
+        results,
+        classes=pairs[0].classes,
+        compared=None if compare is None else Compared(*_names_of(prediction, compare), of_others),
+        settings=settings,
+        notes=notes,
+    )
     with making(out):
         out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=1))  # first: it marks the folder as a report
-    write_atomically(out / "metrics.csv", _table(metrics["images"], names))
-    write_report(out / "report.html", _report(metrics, results, pairs, config))
-    worse = _below(metrics["mean"], bounds)
-    if worse:
+    write_atomically(out / "metrics.csv", to_csv(metrics))
+    write_report(out / "report.html", make_report(metrics, columns, results, pairs, config))
+    if worse := _below(metrics, bounds):
         raise BelowBoundError("; ".join(worse), result=metrics)
     return metrics
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A prediction and its truth, and the picture where it is known."""
+def _measure(
+    pairs: Sequence[Pair], plans: Sequence[Plan], config: EvaluateConfig, workers: int | None, progress: Progress
+) -> list[Result]:
+    """Measure all images; progress counts their tiles together."""
+    total, before = sum(len(plan.grid) for plan in plans), 0
+    results = []
+    for item, plan in zip(pairs, plans, strict=True):
+        done_before = before
 
-    name: str
-    prediction: Input
-    truth: Source
-    image: Source | None
+        def advance(done: int, _: int, done_before: int = done_before) -> None:
+            progress(done_before + done, total)
 
-
-@dataclass(frozen=True)
-class Result:
-    """What was measured on one image."""
-
-    name: str
-    scores: Scores
-    curves: Mapping[str, Sequence[float | None]]
+        results.append(measure_image(item, plan, config, workers=workers, progress=advance))
+        before += len(plan.grid)
+    return results
 
 
-# ------------------------------------------------------------------------------------------- inputs
-
-
-def _pair_up(
-    prediction: Location, truth: Location, images: Location | None, config: EvaluateConfig
-) -> tuple[list[Pair], list[str]]:
-    predictions = open_inputs([prediction])
-    names = [i.name for i in predictions]
-    truths = open_inputs([truth], is_label=True, threshold=config.label_threshold, images=names)
-    found = pair(
-        names,
-        [i.name for i in truths],
-        a="predictions",
-        b="truth",
-        allow_extra_a=is_sparse([i.name for i in truths]),
-        allow_extra_b=config.fail_under is None,  # a gate must not pass what was never predicted
-    )
-    notes = [*found.notes, *(note for i in truths for note in i.notes), *_notes(predictions[0])]
-    pictures = {i: truths[j].source for i, j in found.pairs if truths[j].labels is not None}
-    if images is not None:
-        shown = open_inputs([images])
-        those = [names[i] for i, _ in found.pairs], [i.name for i in shown]
-        found_pictures = pair(*those, a="predictions", b="images", allow_extra_b=True).pairs
-        pictures = {found.pairs[i][0]: shown[j].source for i, j in found_pictures}
-    pairs = [
-        _check(Pair(names[i], predictions[i], truths[j].labels or truths[j].source, pictures.get(i)))
-        for i, j in found.pairs
-    ]
-    meant = show_truth([p.truth for p in pairs], notes, is_cut=config.label_threshold is not None, **config.meaning())
-    return [replace(p, truth=source) for p, source in zip(pairs, meant, strict=True)], notes
-
-
-def _notes(prediction: Input) -> list[str]:
-    """Say how predictions are taken where that could surprise."""
-    notes = []
-    classes = prediction.attributes.get("prediction", {}).get("classes", ())
-    if len(classes) > 2:
-        notes.append(f"the prediction has {len(classes)} classes: all but {classes[0]} count as foreground")
-    if "data" in prediction.attributes:
-        notes.append("the prediction is a data set of unetcli prep: its gray values are taken as labels")
-    return notes
-
-
-def _check(item: Pair) -> Pair:
-    """Refuse a truth or a picture of another size than the prediction, and a truth that can not be labels."""
-    t, _, *zyx = item.prediction.source.shape
-    wanted = (t, 1, *zyx)
-    for kind, source in (("truth", item.truth), ("the picture", item.image)):
-        if source is not None and (found := (source.shape[0], 1, *source.shape[2:])) != wanted:
-            raise InputError(
-                f"{source.name}: {kind} is {describe_shape(found)}; expected {describe_shape(wanted)}, "
-                f"as {item.prediction.source.name}",
-                fix="bring all to the size of the image that was segmented",
-            )
-    if item.truth.shape[1] != 1:
-        raise InputError(f"{item.truth.name}: truth has {item.truth.shape[1]} channels; expected one")
-    if item.truth.dtype.kind not in "bui":
-        raise InputError(f"{item.truth.name}: truth is {item.truth.dtype}; expected integers (labels or classes)")
-    return item
-
-
-def _slices(source: Source) -> Block:
-    """Read an image as a stack (n, c, y, x) of its planes."""
-    t, c, z, y, x = source.shape
-    return source.read(Box.whole(source.shape)).transpose(0, 2, 1, 3, 4).reshape(t * z, c, y, x)
-
-
-def _truth_of(source: Source) -> Block:
-    """Return truth (n, y, x): a mask if it holds two values, else object ids."""
-    values = _slices(source)[:, 0]
-    return values != 0 if len(np.unique(values)) <= 2 else values
-
-
-def _prediction_of(item: Input, kind: str | None) -> Block:
-    """Return a prediction (n, y, x): a bool mask, integer labels, or float probabilities of foreground.
-
-    Of several classes the foreground is everything but class 0. Integer probabilities are divided by the
-    largest value of their type.
-    """
-    values = _slices(item.source)
-    _check_kind(item)
-    kind = kind or item.attributes.get("prediction", {}).get("kind")
-    if kind is None:
-        few = values.dtype.kind in "bui" and len(np.unique(values)) <= 2
-        kind = "probabilities" if values.dtype.kind == "f" else "mask" if few else "labels"
-    if kind == "probabilities":
-        probabilities = to_probabilities(values)
-        if values.shape[1] > 2:  # as in the mask: the likeliest class counts
-            mask: Block = probabilities.argmax(axis=1) != 0
-            return mask
-        return 1 - probabilities[:, 0] if values.shape[1] == 2 else probabilities[:, 0]
-    if values.shape[1] != 1:
-        raise InputError(
-            f"{item.source.name}: has {values.shape[1]} channels of {values.dtype}; expected one, or probabilities",
-            fix="--prediction-kind probabilities, if each channel is a class",
-        )
-    return values[:, 0] != 0 if kind == "mask" else values[:, 0]
-
-
-def _check_kind(item: Input) -> None:
-    """Refuse what `tile-predict` wrote that is no prediction: of which no foreground can be told."""
-    described = item.attributes.get("prediction", {})
-    classes = described.get("classes", [])
-    channels = described.get("channels", classes)
-    of_foreground = channels == classes or (len(channels) == 1 and channels != classes[:1])
-    if described.get("kind") == "uncertainty" or not of_foreground:
-        raise InputError(
-            f"{item.source.name}: holds the {described['kind']} {', '.join(channels)}; expected a mask, or the "
-            "probabilities of all classes, or of one that is not the background",
-            fix="score the mask; or tile-predict --probabilities without --classes",
-        )
-
-
-# ------------------------------------------------------------------------------------------- scores
-
-
-def _score(item: Pair, names: Sequence[str], config: EvaluateConfig) -> Result:
-    truth, prediction = _truth_of(item.truth), _prediction_of(item.prediction, config.prediction_kind)
-    try:
-        scores = score_image(truth, prediction, names=names)
-        curves = score_curves(truth, prediction) if prediction.dtype.kind == "f" else {}
-    except InputError as error:
-        raise InputError(f"{item.name}: {error}", fix=error.fix) from error
-    return Result(item.name, scores, curves)
-
-
-def _pictures(item: Pair, config: EvaluateConfig) -> dict[str, str]:
-    """Return the slice with most wrong pixels: image, truth, prediction, errors."""
-    truth, prediction = _truth_of(item.truth), _prediction_of(item.prediction, config.prediction_kind)
-    predicted = prediction > 0.5 if prediction.dtype.kind == "f" else prediction != 0
-    worst = int(((truth != 0) != predicted).sum(axis=(1, 2)).argmax())
-    shown = {"truth": draw_labels(truth[worst])}
-    shown["prediction"] = prediction[worst] if prediction.dtype.kind == "f" else draw_labels(prediction[worst])
-    if item.image is not None:
-        shown = {"image": to_gray(_slices(item.image)[worst]), **shown}
-    shown["errors"] = overlay(shown.get("image", shown["truth"]), truth[worst] != 0, predicted[worst])
-    return {caption: to_png_data_uri(picture) for caption, picture in shown.items()}
-
-
-def _collect(
-    results: Sequence[Result], names: Sequence[str], settings: Mapping[str, Any], notes: Sequence[str]
-) -> dict[str, Any]:
-    """Return the content of ``metrics.json``."""
-    mean: Scores = {}
-    for name in names:
-        defined = [v for r in results if (v := r.scores[name]) is not None]
-        mean[name] = float(np.mean(defined)) if defined else None
-    undefined = {n: SCORES[n].undefined for n in names if any(r.scores[n] is None for r in results)}
+def _settings(config: EvaluateConfig) -> dict[str, Any]:
+    """Return what the scores depend on: all that was not left at its default, and the kind and the threshold."""
+    defaults, always = asdict(EvaluateConfig()), ("prediction_kind", "threshold")
     return {
-        "schema": SCHEMA,
-        "mean": mean,
-        "images": [{"name": r.name, **r.scores} for r in results],
-        "undefined": undefined,
-        "conventions": {n: SCORES[n].convention for n in names},
-        "notes": list(notes),
-        "settings": dict(settings),
-        "versions": {"unetcli": __version__, "python": platform.python_version(), "numpy": np.__version__},
+        name: value
+        for name, value in asdict(config).items()
+        if name not in NOT_SETTINGS and (name in always or value != defaults[name])
     }
 
 
-def _parse_bounds(text: str | None, names: Sequence[str]) -> dict[str, float]:
+def _names_of(a: Location, b: Location) -> tuple[str, str]:
+    """Call two predictions by their names, or by their whole paths if these are alike."""
+    return (str(a), str(b)) if a.name == b.name else (a.name, b.name)
+
+
+# ------------------------------------------------------------------------------------------- bounds
+
+
+def _parse_bounds(text: str | None) -> dict[str, float]:
     try:
         bounds = {n.strip(): float(v) for n, v in (p.split("=") for p in (text or "").split(",") if p)}
     except ValueError:
         raise ConfigError(f"--fail-under {text}: expected NAME=NUMBER, such as iou=0.9") from None
     if not all(math.isfinite(bound) for bound in bounds.values()):
         raise ConfigError(f"--fail-under {text}: expected finite numbers")
-    missing = [n for n in bounds if n not in names]
-    if missing:
-        raise ConfigError(
-            f"--fail-under {text}: {', '.join(missing)} is not measured; expected some of {', '.join(names)}"
-        )
     return bounds
 
 
-def _below(mean: Scores, bounds: Mapping[str, float]) -> list[str]:
+def _check_bounds(config: EvaluateConfig, bounds: Mapping[str, float], names: Sequence[str]) -> None:
+    missing = [n for n in bounds if n not in names]
+    if missing:
+        raise ConfigError(
+            f"--fail-under {config.fail_under}: {', '.join(missing)} is not measured; expected some of "
+            f"{', '.join(names)}"
+        )
+
+
+def _below(metrics: Mapping[str, Any], bounds: Mapping[str, float]) -> list[str]:
     """Say which means are worse than their bound; what is undefined is."""
     worse = []
     for name, bound in bounds.items():
-        value = mean[name]
-        failed = value is None or (value < bound if SCORES[name].better == "higher" else value > bound)
+        value = metrics["mean"][name]
+        failed = value is None or (value < bound if metrics["better"][name] == "higher" else value > bound)
         if failed:
             worse.append(f"{name} is {'undefined' if value is None else f'{value:.4g}'}, asked for {bound:g}")
     return worse
 
 
-# ------------------------------------------------------------------------------------------- report
+# ------------------------------------------------------------------------------------------- folder
 
 
 def _check_out(out: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -340,46 +202,3 @@ def _check_out(out: Path, settings: Mapping[str, Any], *, overwrite: bool) -> No
 def _holds_nothing(folder: Path) -> bool:
     """Tell whether a folder is empty, but for a file that was being written when its writer was killed."""
     return all(path.name.startswith(".") and path.name.endswith(".partial") for path in folder.iterdir())
-
-
-def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["name", *names], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _report(
-    metrics: Mapping[str, Any],
-    results: Sequence[Result],
-    pairs: Sequence[Pair],
-    config: EvaluateConfig,
-) -> Report:
-    columns = [
-        ScoreColumn(n, LABELS.get(n, n), SCORES[n].better, SCORES[n].convention, value, SCORES[n].undefined)
-        for n, value in metrics["mean"].items()
-    ]
-    cases = [Case(r.name, r.scores) for r in results]
-    shown = {case.name for group in extremes(columns, cases) for case in group}
-    pictures = {pair.name: _pictures(pair, config) for pair in pairs if pair.name in shown}
-    return Report(
-        title="Segmentation report",
-        scores=columns,
-        cases=[replace(case, pictures=pictures.get(case.name, {})) for case in cases],
-        settings={k: json.dumps(v) for k, v in metrics["settings"].items() if v is not None},
-        versions=metrics["versions"],
-        curves=_mean_curves(results),
-        notes=metrics["notes"],
-    )
-
-
-def _mean_curves(results: Sequence[Result]) -> dict[str, list[tuple[float, float | None]]]:
-    """Return the mean over images of each score at each threshold."""
-    curves = {}
-    for name in results[0].curves:
-        columns = zip(*(r.curves[name] for r in results if r.curves), strict=True)
-        defined = [[v for v in column if v is not None] for column in columns]
-        means = [float(np.mean(values)) if values else None for values in defined]
-        curves[LABELS.get(name, name)] = list(zip(CHALLENGE_THRESHOLDS, means, strict=True))
-    return curves

@@ -1,0 +1,1 @@
+"""Predictions against their truth: opened, paired, and measured in flat memory."""
