@@ -1,23 +1,24 @@
-"""Print speed and memory as tables: ``python -m benchmarks [weights] [elastic] [sample] [speed] [training] ...``."""
+"""Print speed and memory as tables: ``python -m benchmarks [weights] [elastic] [sample] [speed] [metrics] ...``."""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import convert, cuda, elastic, memory, sample, slide, speed, training, weights
+from benchmarks import convert, cuda, elastic, memory, metrics, sample, slide, speed, training, weights
 
 PARTS = {
     "weights": weights.run,
     "elastic": elastic.run,
     "sample": sample.run,
     "speed": speed.run,
+    "metrics": metrics.run,
     "training": training.run,
     "memory": memory.run,
     "convert": convert.run,
     "slide": slide.run,
     "cuda": cuda.run,
 }
-BY_DEFAULT = ("weights", "elastic", "sample", "speed", "training", "memory", "convert")
+BY_DEFAULT = ("weights", "elastic", "sample", "speed", "metrics", "training", "memory", "convert")
 """Those that need no GPU, and neither many minutes nor gigabytes of disk."""
 
 

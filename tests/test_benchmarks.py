@@ -8,11 +8,12 @@ import tifffile
 from scipy import ndimage
 
 from benchmarks import __main__ as parts
-from benchmarks import elastic, sample, segmentation, slide, training, weights
+from benchmarks import elastic, machine, metrics, sample, segmentation, slide, training, weights
 from benchmarks.cells import Cells
 from benchmarks.deformers import PEERS, NotOfferedError
 from benchmarks.machine import Timing, table
 from tests.conftest import cells
+from unetcli.metrics.tables import contingency_table
 
 IMAGES = {
     "cells": Cells.random((1, 90, 110), 30).labels(),
@@ -105,6 +106,22 @@ def test_weights_of_a_slide_equal_the_oracle(tmp_path, capsys):
     slide.run([160], windows=3, window=60, folder=tmp_path)
     assert "3 of 3" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_scores_are_timed_beside_peers(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "LEAST_SECONDS", 1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of peers, when they are imported
+        metrics.run(side=96, plane=64, n_objects=40, rounds=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("CPU: table ") and "of reading" in line]
+    assert {metrics.TABLE, metrics.ALL, metrics.WARP, metrics.V_RAND} <= {line[:56].strip() for line in lines}
+
+
+def test_a_wrong_table_is_not_timed(monkeypatch):
+    monkeypatch.setattr(metrics, "contingency_table", lambda truth, _: contingency_table(truth, truth))
+    with pytest.raises(AssertionError):
+        metrics.of_labels(*metrics.pair_of(64, 20))
 
 
 def test_what_is_extrapolated_is_marked(capsys):
