@@ -65,7 +65,10 @@ def of_labels(truth: Labels, prediction: Labels) -> Functions:
     if find_spec("stardist"):
         from stardist.matching import matching
 
-        functions[STARDIST] = lambda: matching(truth, prediction, thresh=tuple(k / 20 for k in AP_TWENTIETHS))
+        thresholds = [k / 20 for k in AP_TWENTIETHS]
+        theirs = [found.accuracy for found in matching(truth, prediction, thresh=thresholds)]
+        np.testing.assert_allclose(ours(truth, prediction)[3:], theirs, atol=1e-6)
+        functions[STARDIST] = lambda: matching(truth, prediction, thresh=thresholds)
     return functions
 
 
