@@ -11,6 +11,7 @@ from benchmarks import (
     gigapixel,
     instances,
     memory,
+    metrics,
     prediction,
     sample,
     slide,
@@ -24,6 +25,7 @@ PARTS = {
     "sample": sample.run,
     "prediction": prediction.run,
     "instances": instances.run,
+    "metrics": metrics.run,
     "training": training.run,
     "memory": memory.run,
     "convert": convert.run,
@@ -31,7 +33,7 @@ PARTS = {
     "gigapixel": gigapixel.run,
     "cuda": cuda.run,
 }
-BY_DEFAULT = ("weights", "elastic", "sample", "prediction", "instances", "training", "memory", "convert")
+BY_DEFAULT = ("weights", "elastic", "sample", "prediction", "instances", "metrics", "training", "memory", "convert")
 """Those that need no GPU, and neither many minutes nor gigabytes of disk."""
 
 

@@ -13,6 +13,7 @@ from benchmarks import (
     gigapixel,
     instances,
     machine,
+    metrics,
     prediction,
     sample,
     segmentation,
@@ -24,6 +25,7 @@ from benchmarks.cells import Cells
 from benchmarks.deformers import PEERS, NotOfferedError
 from benchmarks.machine import Timing, table
 from tests.conftest import cells
+from unetcli.metrics.tables import contingency_table
 
 IMAGES = {
     "cells": Cells.random((1, 90, 110), 30).labels(),
@@ -123,6 +125,22 @@ def test_a_part_of_a_sparse_image_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr("unetcli.prediction.predictor.load_model", None)  # put back, which the benchmark does not
     found = gigapixel.measure(tmp_path, 200, 7)
     assert (found["shards"], found["of_part"], found["files"]) == (49, 7, 7)
+
+
+def test_scores_are_timed_beside_peers(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "LEAST_SECONDS", 1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of peers, when they are imported
+        metrics.run(side=96, plane=64, n_objects=40, rounds=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("CPU: table ") and "of reading" in line]
+    assert {metrics.TABLE, metrics.ALL, metrics.WARP, metrics.V_RAND} <= {line[:56].strip() for line in lines}
+
+
+def test_a_wrong_table_is_not_timed(monkeypatch):
+    monkeypatch.setattr(metrics, "contingency_table", lambda truth, _: contingency_table(truth, truth))
+    with pytest.raises(AssertionError):
+        metrics.of_labels(*metrics.pair_of(64, 20))
 
 
 def test_what_is_extrapolated_is_marked(capsys):

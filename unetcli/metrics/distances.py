@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -161,18 +162,12 @@ def _edge(mask: Mask) -> Mask:
 
 def _contour(mask: Mask) -> Mask:
     """Mark the pixels that differ from a neighbour one step on along one axis or several."""
-    lowest, highest = mask, mask
-    for axis in range(mask.ndim):
-        lowest, highest = np.logical_and(lowest, _next(lowest, axis)), np.logical_or(highest, _next(highest, axis))
-    return np.not_equal(lowest, highest)
-
-
-def _next(values: Mask, axis: int) -> Mask:
-    """Shift by a pixel along an axis; the last line stays."""
-    shifted = values.copy()
-    here, there = np.moveaxis(shifted, axis, 0), np.moveaxis(values, axis, 0)
-    here[:-1] = there[1:]
-    return shifted
+    contour = np.zeros(mask.shape, np.bool_)
+    for steps in product((False, True), repeat=mask.ndim):
+        here = tuple(slice(-1) if step else slice(None) for step in steps)
+        there = tuple(slice(1, None) if step else slice(None) for step in steps)
+        contour[here] |= mask[here] != mask[there]
+    return contour
 
 
 def _distances(at: Mask, of: Mask, reach: float = math.inf) -> Distances:
