@@ -7,6 +7,7 @@ import io
 import json
 import math
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -109,7 +110,9 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=1))  # first: it marks the folder as a report
     write_atomically(out / "metrics.csv", _table(metrics["images"], names))
-    write_report(out / "report.html", _report(metrics, results, pairs, config))
+    places = [str(prediction), str(truth), "-o", str(out), *(["--images", str(images)] if images else [])]
+    command = shlex.join(["unetcli", "evaluate", *places, *config.to_options()])
+    write_report(out / "report.html", replace(_report(metrics, results, pairs, config), command=command))
     worse = _below(metrics["mean"], bounds)
     if worse:
         raise BelowBoundError("; ".join(worse), result=metrics)
