@@ -247,3 +247,17 @@ def test_settings_of_labels_that_do_not_go_together(stage, given, said):
 def test_a_boundary_value_is_cut_by_the_threshold_as_labels_are(value, expected):
     config = PrepConfig(label_kind="boundaries", boundary_value=value, label_threshold=128)
     assert config.meaning()["boundary"] == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        (EvaluateConfig(), []),
+        (EvaluateConfig(metrics="iou", label_threshold=0), ["--label-threshold", "0", "--metrics", "iou"]),
+        (AugmentConfig(flip=False), ["--no-flip"]),
+        (WeightsConfig(inside=True), [*WeightsConfig().to_options(), "--inside"]),
+    ],
+    ids=["defaults", "text-and-zero", "no-flag", "flag"],
+)
+def test_settings_as_options_of_the_command(settings, options):
+    assert settings.to_options() == options

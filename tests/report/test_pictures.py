@@ -87,7 +87,7 @@ class TestErrorTypes:
         found = find_error_types(_ids(*self.TRUTH), _ids(*self.PREDICTION))
         for letter, mask in zip("sm+-", (found.split, found.merged, found.added, found.missed), strict=True):
             np.testing.assert_array_equal(mask, [[each == letter for each in row] for row in self.TYPES])
-        assert found.describe() == "4 true objects, 4 predicted: 1 split, 1 merging, 1 false positive, 1 missed"
+        assert found.describe() == "Objects: 4 true, 4 predicted; 1 split, 1 merging, 1 false positive, 1 missed"
 
     @pytest.mark.parametrize(
         ("truth", "prediction", "split", "merged"),

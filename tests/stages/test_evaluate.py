@@ -14,6 +14,7 @@ import tifffile
 from PIL import Image
 
 from tests.conftest import N_IMAGES, SIZE, Stopped, cells, count_calls, files_of, stop_after
+from tests.pages import parse_page, text_of
 from unetcli.config import EvaluateConfig, PredictConfig, PrepConfig
 from unetcli.errors import BelowBoundError, ConfigError, InputError, UnetcliError
 from unetcli.metrics.scores import SCORES
@@ -335,6 +336,13 @@ def test_names_are_escaped_in_the_report(tmp_path):
     text = (tmp_path / "r" / "report.html").read_text()
     assert "<b>&x" not in text
     assert "&lt;b&gt;&amp;x_00" in text
+
+
+def test_the_report_tells_the_command(folders, tmp_path):
+    score(folders / "masks", folders / "ids", tmp_path / "my report", metrics="iou")
+    command = f"unetcli evaluate {folders / 'masks'} {folders / 'ids'} -o '{tmp_path / 'my report'}' --metrics iou"
+    (code,) = parse_page((tmp_path / "my report" / "report.html").read_text()).iter("code")
+    assert text_of(code) == command
 
 
 def test_the_settings_tell_how_it_was_made(folders, tmp_path):

@@ -54,6 +54,24 @@ class Config:
         """Return what is wrong with settings that depend on each other."""
         return []
 
+    def to_options(self) -> list[str]:
+        """Write the settings that are not the defaults as options of the command.
+
+        Examples
+        --------
+        >>> from unetcli.config import EvaluateConfig
+        >>> EvaluateConfig(metrics="iou,dice").to_options()
+        ['--metrics', 'iou,dice']
+        """
+        options = []
+        for field in dataclasses.fields(self):
+            value, name = getattr(self, field.name), field.name.replace("_", "-")
+            if isinstance(value, bool):
+                options += [] if value == field.default else [f"--{name}" if value else f"--no-{name}"]
+            elif value != field.default:
+                options += [f"--{name}", str(value)]
+        return options
+
 
 def extents_of(option: str, value: str | int, ndim: int) -> tuple[int, ...]:
     """Return the extent along (y, x) or (z, y, x) that a setting gives as one number, or as one for each axis.

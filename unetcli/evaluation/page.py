@@ -28,6 +28,7 @@ def make_report(
     results: Sequence[Result],
     pairs: Sequence[Pair],
     config: EvaluateConfig,
+    command: str,
 ) -> Report:
     """Say what the report shows.
 
@@ -41,6 +42,8 @@ def make_report(
         The images, in order; those that are shown are read again where they are worst.
     config
         Settings.
+    command
+        The command line that makes it again.
     """
     scores = [replace(column, mean=metrics["mean"][column.name]) for column in columns]
     counts = [{k: v for k, v in row.items() if k != "name"} for row in metrics.get("counts", [{}] * len(results))]
@@ -56,6 +59,7 @@ def make_report(
         ],
         settings={k: json.dumps(v) for k, v in metrics["settings"].items() if v is not None},
         versions=metrics["versions"],
+        command=command,
         curves=_mean_curves(results, config.searched() or CHALLENGE_THRESHOLDS),
         notes=metrics["notes"],
         intervals={name: (found[0], found[1]) for name, found in metrics["intervals"].items() if found is not None},

@@ -224,7 +224,7 @@ class ErrorTypes:
     def describe(self) -> str:
         """Say how many objects there are of each type."""
         return (
-            f"{self.n_truth} true objects, {self.n_prediction} predicted: {self.n_split} split, "
+            f"Objects: {self.n_truth} true, {self.n_prediction} predicted; {self.n_split} split, "
             f"{self.n_merged} merging, {self.n_added} false positive, {self.n_missed} missed"
         )
 
@@ -258,7 +258,7 @@ def find_error_types(truth: NDArray[Any], prediction: NDArray[Any]) -> ErrorType
     >>> found.split.nonzero()[1].tolist(), found.merged.nonzero()[1].tolist()
     ([0, 1], [3, 4, 6, 7])
     >>> found.describe()
-    '2 true objects, 2 predicted: 1 split, 1 merging, 0 false positive, 0 missed'
+    'Objects: 2 true, 2 predicted; 1 split, 1 merging, 0 false positive, 0 missed'
     """
     if truth.shape != prediction.shape:
         raise InputError(f"truth and prediction: shapes are {truth.shape} and {prediction.shape}; expected the same")

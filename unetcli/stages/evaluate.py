@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -111,7 +112,10 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=1))  # first: it marks the folder as a report
     write_atomically(out / "metrics.csv", to_csv(metrics))
-    write_report(out / "report.html", make_report(metrics, columns, results, pairs, config))
+    places = {"-o": out, "--images": images, "--roi": roi, "--compare": compare}
+    options = [text for name, place in places.items() if place is not None for text in (name, str(place))]
+    command = shlex.join(["unetcli", "evaluate", str(prediction), str(truth), *options, *config.to_options()])
+    write_report(out / "report.html", make_report(metrics, columns, results, pairs, config, command))
     if worse := _below(metrics, bounds):
         raise BelowBoundError("; ".join(worse), result=metrics)
     return metrics

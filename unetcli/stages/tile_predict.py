@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -169,10 +168,8 @@ def run(
 
 def _command(image: Location, config: PredictConfig, asked: Mapping[str, Any]) -> list[str]:
     """Return the command line that asks for the same."""
-    changed = {f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != f.default}
-    given = {f"--{k.replace('_', '-')}": v for k, v in {**asked, **changed}.items() if v is not None}  # 0 is a value
-    texts = [text for name, value in given.items() for text in ([name] if value is True else [name, str(value)])]
-    return ["tile-predict", str(image), *texts]
+    given = {f"--{name.replace('_', '-')}": str(value) for name, value in asked.items() if value is not None}
+    return ["tile-predict", str(image), *(text for pair in given.items() for text in pair), *config.to_options()]
 
 
 def _begin_instances(
