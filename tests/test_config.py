@@ -73,6 +73,7 @@ def test_values_outside_the_range_are_refused(stage, field):
 
 NEEDS = {
     "background": {"recipe": "plugin"}, "sigma1": {"recipe": "plugin"}, "foreground_share": {"sampling": "foreground"},
+    "split_depth": {"split": "distance"}, "split_reach": {"split": "distance"}, "split_sigma": {"split": "probability"},
 }  # fmt: skip
 """What a setting goes together with only."""
 
