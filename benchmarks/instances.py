@@ -17,7 +17,7 @@ from benchmarks.cells import Cells
 from benchmarks.machine import Timing, describe, interleaved, named, table
 from unetcli.config import PredictConfig
 from unetcli.image.axes import Axes
-from unetcli.image.ledger import Ledger
+from unetcli.image.ledger import Ledger, forget
 from unetcli.image.store import Level
 from unetcli.image.tiling import Box, TileGrid
 from unetcli.instances.find import Segmented, find_objects
@@ -95,7 +95,7 @@ def _found(mask: Level, folder: Path, **settings: Any) -> NDArray[np.uint32]:  #
     target = scratch_level("ids", mask.axes, mask.shape, "uint32", 2, ledger)
     find_objects(Segmented("image", mask, None, 2), target, PredictConfig(**settings), ledger, workers=THREADS)
     ids = target.read(Box.whole(target.shape))[0, 0, 0]
-    ledger.remove()
+    forget(folder)
     return ids
 
 

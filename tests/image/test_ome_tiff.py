@@ -11,8 +11,7 @@ from PIL import Image
 
 from tests.image.test_new_store import fill, whole
 from unetcli.errors import ConfigError, InputError, UnetcliError
-from unetcli.image import new_output as output
-from unetcli.image import ome_tiff
+from unetcli.image import ledger, ome_tiff
 from unetcli.image.axes import Axes, Channel, default_channels
 from unetcli.image.files import open_file
 from unetcli.image.ledger import ledger_path, require_complete
@@ -213,7 +212,7 @@ def test_killed_at_any_moment_of_finishing(tmp_path, monkeypatch, overwrite):
     make(tmp_path / "whole.tif")
     expected = (tmp_path / "whole.tif").read_bytes()
     steps = [
-        (ome_tiff.os, "fsync"), (Path, "replace"), (Path, "unlink"), (output, "empty"),
+        (ome_tiff.os, "fsync"), (Path, "replace"), (Path, "unlink"), (ledger, "empty"),
     ]  # fmt: skip
     for owner, name in steps:
         path = tmp_path / f"{name}.tif"

@@ -151,7 +151,7 @@ def test_what_is_in_the_ledger_is_not_done_again(tmp_path, drive):
     drive(lambda tile, block: seen.append(tile.index) or block, works, Ledger(tmp_path / "o", {}))
     assert sorted(seen) == [i for i in range(len(works)) if i not in (0, 5)]
     assert pixels.n_read == len(works) - 2
-    assert not whole(out)[works[5].tile.core.slices].any()
+    assert sum(p.is_file() for p in (tmp_path / "out" / "c").rglob("*")) == len(works) - 2
     assert all(work.name in Ledger(tmp_path / "o", {}) for work in works)
 
 
