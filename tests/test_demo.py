@@ -143,7 +143,7 @@ def test_the_demonstration_once_more_changes_nothing_and_prints_the_scores(finis
     before = files_of(out)
     mean = json.loads((out / "report" / "metrics.json").read_text())["mean"]
     assert cli("demo", "-o", out) == 0
-    assert re.search(rf"^iou +{mean['iou']:.4g} *$", cli.out, flags=re.MULTILINE)
+    assert re.search(rf"^iou +{mean['iou']:.4g}\b", cli.out, flags=re.MULTILINE)
     assert str(out / "report" / "report.html") in cli.out
     assert "$ unetcli evaluate" in cli.err
     assert cli("demo", "-o", out, "--json") == 0

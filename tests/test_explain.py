@@ -21,7 +21,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = {"volume", "parts of ids", "plugin"}
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow if c in SLOW else ()) for c in CASES])
 def test_the_formula_gives_the_stored_weight(tmp_path, small_tiles, case):
     shape, preparation, settings = CASES[case]
     image, labels = cells(shape, 3, pitch=14)

@@ -127,6 +127,8 @@ def _print_scores(metrics: dict[str, Any], console: Console) -> None:
     console.print(table)
     if "comparison" in metrics:
         _print_comparison(metrics, console)
+    if "report" in metrics:
+        console.print(Text.assemble(("report", "bold"), f"  {metrics['report']}"), soft_wrap=True)
 
 
 def _print_comparison(metrics: dict[str, Any], console: Console) -> None:

@@ -103,6 +103,7 @@ def sorted_bytes(path):
     return {name.partition("/")[2]: content for name, content in files_of(path).items()}
 
 
+@pytest.mark.slow
 def test_killed_and_called_again_ends_in_the_same_bytes(tmp_path, folders, model, small_tiles):
     data, whole = (prepared(tmp_path, folders, name=name) for name in ("d.zarr", "w.zarr"))
     attach(whole, model)

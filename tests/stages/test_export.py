@@ -265,7 +265,10 @@ def zoo(model, images, **options):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["same", "valid", "colours", "volumes", "valid volumes"])
+@pytest.mark.parametrize(
+    "kind",
+    ["valid", *(pytest.param(k, marks=pytest.mark.slow) for k in ("same", "colours", "volumes", "valid volumes"))],
+)
 def test_the_zoo_runs_the_package(tmp_path, models, offline, kind):
     out = tmp_path / "model.zip"
     export.run(models[kind], out, ExportConfig(author="A. Person; B. Person", license="MIT", cite="10.1000/182"))

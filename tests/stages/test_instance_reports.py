@@ -160,6 +160,7 @@ def test_outlines_drawn_again_are_the_objects(tmp_path, model, small_tiles, conn
         assert described["measurements"]["area_px"] == (ids == described["measurements"]["id"]).sum()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_parts_of_an_object(tmp_path):
     ids = Pixels(np.eye(700, dtype=np.uint32)[None, None, None], axes=Axes.of("yx"))
     segmented = Segmented("image", Pixels(ids.pixels.astype(np.uint8)), None, 2)

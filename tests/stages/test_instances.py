@@ -71,7 +71,7 @@ def test_a_collection(tmp_path, model, small_tiles, kind):
         np.testing.assert_array_equal(pixels(tmp_path / "i", image.name)[0, 0], expected)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_stopped_anywhere_and_called_again_ends_in_the_same_bytes(tmp_path, model, small_tiles, workers):
     data = prepared(tmp_path, cells((60, 70), 3)[0])
     config = {"fill_holes": True, "min_size": 2, "threshold": 0.4, "split": "distance"}

@@ -315,7 +315,11 @@ def test_killed_and_called_again_ends_in_the_same_bytes(instances, weight_maps, 
     assert results(tmp_path / "run") == results(trained)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+    ids=["SIGTERM", "Ctrl-C"],
+)
 def test_signals_save_the_work(instances, weight_maps, trained, tmp_path, number, code):
     command = ["train", instances, "--weights", weight_maps, "-o", tmp_path / "run", "--device", "cpu", *OPTIONS]
     stopped = run_and_signal(number, command, after=3)

@@ -362,7 +362,7 @@ def test_without_labels(folders, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-@pytest.mark.parametrize("kind", ["instances", "classes"])
+@pytest.mark.parametrize("kind", ["instances", pytest.param("classes", marks=pytest.mark.slow)])
 def test_stopped_anywhere_and_called_again_ends_in_the_same_bytes(request, tmp_path, small_tiles, kind):
     image, labels = cells((60, 70), 2, pitch=12)
     data = prepared(tmp_path, image, np.minimum(labels, 1) if kind == "classes" else labels, label_kind=kind)
