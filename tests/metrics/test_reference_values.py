@@ -9,6 +9,7 @@ import pytest
 from skimage.io import imread
 
 from unetcli.metrics.distances import assd, boundary_f, edge_distances, hausdorff, hd95
+from unetcli.metrics.measuring import score_curves, score_image
 from unetcli.metrics.objects import (
     aji,
     average_precision,
@@ -34,7 +35,6 @@ from unetcli.metrics.partitions import (
     vi,
 )
 from unetcli.metrics.pixels import dice, iou, max_pixel_fscore, pixel_error, pixel_fscore
-from unetcli.metrics.scores import score_curves, score_image
 from unetcli.metrics.tables import confusion_table, contingency_table
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF, foreground, to_probabilities
 from unetcli.metrics.topology import classify_leftover, count_classes, warp, warping_types

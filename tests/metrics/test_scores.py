@@ -6,9 +6,10 @@ from hypothesis import assume, given, settings
 from hypothesis.extra import numpy as hnp
 
 from unetcli.errors import ConfigError, InputError
+from unetcli.metrics.measuring import score_curves, score_image
 from unetcli.metrics.partitions import components, rand_error, thin_borders, v_rand
 from unetcli.metrics.pixels import max_pixel_fscore
-from unetcli.metrics.scores import CURVES, SCORES, score_curves, score_image
+from unetcli.metrics.scores import CURVES, SCORES
 from unetcli.metrics.tables import contingency_table
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS
 from unetcli.metrics.topology import warping_error
@@ -195,7 +196,7 @@ def test_volumes_of_any_shape_have_all_scores_but_those_of_planes():
         score_image(truth, prediction, names=["iou"], connectivity=5)
 
 
-@pytest.mark.parametrize("name", [name for name, score in SCORES.items() if score.streams])
+@pytest.mark.parametrize("name", [name for name, score in SCORES.items() if score.sums])
 def test_what_adds_up_is_a_function_of_tables_alone(name):
     truth, prediction = (np.repeat(np.arange(12).reshape(1, 3, 4), 4, axis=k) for k in (1, 2))
     truth, prediction = truth[:, :3], prediction[:, :, :4]

@@ -17,8 +17,9 @@ from unetcli.evaluation.plan import Plan
 from unetcli.image.streaming import Progress, available_cpus, reduce_tiles, silent, work_on
 from unetcli.image.tiling import Box, Tile
 from unetcli.metrics.calibration import calibration_table
+from unetcli.metrics.measuring import Measured, combine_curve, combine_slices, measure
 from unetcli.metrics.pixels import dice, iou
-from unetcli.metrics.scores import COUNTED, CURVES, OF_PIXELS, SCORES, Measured, combine_curve, combine_slices, measure
+from unetcli.metrics.scores import COUNTED, CURVES, SCORES
 from unetcli.metrics.slices import SummedPair
 from unetcli.metrics.tables import ContingencyTable, Counts, confusion_table, contingency_table, sum_tables
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, foreground
@@ -241,7 +242,7 @@ def _measure_pixels(pixels: Pixels, pair: Pair, plan: Plan, config: EvaluateConf
         classes = confusion_table(pixels.kept(pixels.truth), pixels.kept(pixels.prediction), len(pair.classes))
         pixels = replace(pixels, truth=pixels.truth != 0, prediction=pixels.prediction != 0)
     confusions = {t: pixels.confusion(t) for t in plan.thresholds}
-    is_tabled = pair.has_ids and any(name not in OF_PIXELS for name in plan.summed)
+    is_tabled = pair.has_ids and any(SCORES[name].sums == "segments" for name in plan.summed)
     overlaps = contingency_table(pixels.kept(pixels.truth), pixels.kept(pixels.prediction)) if is_tabled else None
     measured = pixels.measure(plan, config.connectivity) if plan.whole else {}
     truth, probabilities = pixels.kept(pixels.truth != 0), pixels.kept(pixels.prediction)

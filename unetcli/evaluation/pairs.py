@@ -23,7 +23,7 @@ from unetcli.image.source import AnyArray, Source, View
 from unetcli.image.streaming import reduce_tiles, work_on
 from unetcli.image.tiling import Box, Tile, TileGrid
 from unetcli.image.truth import SAMPLE_TILE, LabelMap, show_truth
-from unetcli.metrics.scores import check_values
+from unetcli.metrics.measuring import check_values
 from unetcli.metrics.thresholds import to_probabilities
 
 Block = NDArray[Any]

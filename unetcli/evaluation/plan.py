@@ -14,7 +14,8 @@ from unetcli.errors import InputError
 from unetcli.evaluation.pairs import Pair
 from unetcli.image.source import Source
 from unetcli.image.tiling import Shape, TileGrid
-from unetcli.metrics.scores import CURVES, OF_PIXELS, SCORES, thresholds_of
+from unetcli.metrics.measuring import thresholds_of
+from unetcli.metrics.scores import CURVES, SCORES
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF
 
 TILE_PIXELS = 2**20
@@ -82,7 +83,7 @@ def make_plan(pair: Pair, names: Sequence[str], config: EvaluateConfig) -> Plan:
 
 def adds_up(name: str, pair: Pair) -> bool:
     """Tell whether a score is summed over tiles: the segments of a mask are known from a plane alone."""
-    return name in OF_PIXELS or (SCORES[name].streams and pair.has_ids)
+    return SCORES[name].sums == "pixels" or (SCORES[name].sums == "segments" and pair.has_ids)
 
 
 def choose_names(

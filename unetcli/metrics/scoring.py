@@ -17,8 +17,9 @@ from unetcli.metrics.comparison import (
     mean_over_images,
     paired_difference,
 )
+from unetcli.metrics.measuring import score_image
 from unetcli.metrics.partitions import NEIGHBOURS
-from unetcli.metrics.scores import SCORES, score_image
+from unetcli.metrics.scores import SCORES
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF
 
 

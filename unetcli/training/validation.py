@@ -18,8 +18,8 @@ from torch import nn
 from unetcli.image.dataset import Dataset
 from unetcli.image.source import read_mirrored
 from unetcli.image.tiling import Box, TileGrid
+from unetcli.metrics.measuring import Measured, combine_slices, measure_slices
 from unetcli.metrics.pixels import dice, iou, pixel_error
-from unetcli.metrics.scores import Measured, combine_slices, measure_slices
 from unetcli.metrics.tables import Counts, confusion_table
 from unetcli.metrics.thresholds import HALF, foreground
 from unetcli.models.geometry import Geometry
