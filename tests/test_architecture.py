@@ -22,7 +22,7 @@ LAYERS = [
     {"sampling"},
     {"objects", "labelling"},
     {"image", "kernels", "models", "metrics", "report", "export", "config", "progress", "launch"},
-    {"errors", "atomic", "architectures", "node"},
+    {"errors", "atomic", "architectures", "node", "memory"},
     {"__init__"},
 ]
 """From top to bottom; those on a line do not import one another."""

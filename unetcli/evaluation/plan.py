@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from unetcli.config import EvaluateConfig
 from unetcli.config.settings import extents_of
@@ -14,6 +12,7 @@ from unetcli.errors import InputError
 from unetcli.evaluation.pairs import Pair
 from unetcli.image.source import Source
 from unetcli.image.tiling import Shape, TileGrid
+from unetcli.memory import available_memory
 from unetcli.metrics.measuring import thresholds_of
 from unetcli.metrics.scores import CURVES, SCORES
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF
@@ -142,19 +141,6 @@ def choose_names(
         notes.append(f"{found}: left out (--window 2048x2048 measures them window by window)")
         names = kept
     return names, notes
-
-
-def available_memory() -> int:
-    """Return the bytes of memory that are free; where the system does not tell, a great many."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return 2**62
 
 
 def _bytes_of(core: Shape) -> int:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import resource
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +18,7 @@ from unetcli.image.pyramid import level_shapes
 from unetcli.image.source import read_mirrored
 from unetcli.image.streaming import available_cpus
 from unetcli.image.tiling import Box, Shape
+from unetcli.memory import peak_memory
 from unetcli.prediction.outputs import Output
 from unetcli.prediction.predictor import Predictor
 
@@ -60,7 +59,7 @@ def estimate(
         "shards": shards,
         "files": sum(files for files, _ in stored) + 1,
         "bytes": sum(size for _, size in stored),
-        "memory_mib": math.ceil((_peak_memory() + _in_flight(predictor, subjects, workers)) / 2**20),
+        "memory_mib": math.ceil((peak_memory() + _in_flight(predictor, subjects, workers)) / 2**20),
         "seconds": seconds,
         "parts": max(1, min(math.ceil(seconds / JOB_S), shards, MAX_PARTS)),
     }
@@ -131,9 +130,3 @@ def _in_flight(predictor: Predictor, subjects: Sequence[Subject], workers: int |
         result = 4 * len(predictor.header.classes) * math.prod(tile.core.shape) // tile.core.shape[1]
         largest = max(largest, ((workers or available_cpus()) + 1) * read + 3 * result)
     return largest
-
-
-def _peak_memory() -> int:
-    """Return the most memory that this process ever held, bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -16,8 +16,9 @@ import torch
 
 from unetcli.atomic import write_atomically
 from unetcli.config.settings import spell
+from unetcli.memory import rise_of_memory
 from unetcli.models.geometry import Geometry
-from unetcli.models.memory import available_memory, is_out_of_memory, rise_of_memory
+from unetcli.models.memory import available_memory, is_out_of_memory
 from unetcli.models.overlap_tile import aligned
 from unetcli.node import node_cache
 from unetcli.prediction.engine import Engine

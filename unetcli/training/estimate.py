@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from unetcli.memory import peak_memory
 from unetcli.models import build_model
 from unetcli.models.checkpoint import ModelHeader
-from unetcli.models.memory import is_out_of_memory, peak_memory
+from unetcli.models.memory import is_out_of_memory
 from unetcli.training.trainer import Trainer
 
 LONG_S = 5.0
