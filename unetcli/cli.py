@@ -30,7 +30,7 @@ from unetcli.errors import BelowBoundError, FaultsError, Interrupted, MissingSha
 from unetcli.image.location import local_path, parse_location
 from unetcli.launch import read_launch
 from unetcli.node import node_cache
-from unetcli.options import Common, ManyLabels, common_options, setting_options
+from unetcli.options import Common, Create, Finish, ManyLabels, Part, Scheduler, common_options, setting_options
 from unetcli.presets import PRESETS, with_preset
 from unetcli.printing import fail, print_architectures, print_presets, print_result, start_logging
 from unetcli.progress import GRACE_S, Progress, seconds_until_stop
@@ -308,33 +308,10 @@ def tile_predict(
     verify_seams: Annotated[
         bool, Option("--verify-seams", help="Compare tiles with the whole on a sample first.")
     ] = False,
-    create: Annotated[
-        bool, Option("--create", help="Only make the empty store, for jobs with --part.", rich_help_panel="Many jobs")
-    ] = False,
-    part: Annotated[
-        str | None,
-        Option(
-            "--part",
-            help="Only compute part I of N, 0 <= I < N; any number of jobs at once.",
-            metavar="I/N",
-            show_default=False,
-            rich_help_panel="Many jobs",
-        ),
-    ] = None,
-    finish: Annotated[
-        bool,
-        Option("--finish", help="Only check that all parts are there, and complete it.", rich_help_panel="Many jobs"),
-    ] = False,
-    scheduler: Annotated[
-        str | None,
-        Option(
-            "--scheduler",
-            help="Have the parts computed by workers of dask.distributed: tcp://HOST:PORT, local, or jobs of slurm.",
-            metavar="ADDRESS|local|slurm",
-            show_default=False,
-            rich_help_panel="Many jobs",
-        ),
-    ] = None,
+    create: Create = False,
+    part: Part = None,
+    finish: Finish = False,
+    scheduler: Scheduler = None,
     given: Mapping[str, Any],
     common: Common,
 ) -> dict[str, Any]:

@@ -40,6 +40,24 @@ class Common:
     debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False
 
 
+_JOBS: Any = {"rich_help_panel": "Many jobs", "show_default": False}
+Create = Annotated[bool, Option("--create", help="Only make the empty store, for jobs with --part.", **_JOBS)]
+Part = Annotated[
+    Optional[str],  # noqa: UP045 - typer
+    Option("--part", help="Only compute part I of N, 0 <= I < N; any number of jobs at once.", metavar="I/N", **_JOBS),
+]
+Finish = Annotated[bool, Option("--finish", help="Only check that all parts are there, and complete it.", **_JOBS)]
+Scheduler = Annotated[
+    Optional[str],  # noqa: UP045 - typer
+    Option(
+        "--scheduler",
+        help="Have the parts computed by workers of dask.distributed: tcp://HOST:PORT, local, or jobs of slurm.",
+        metavar="ADDRESS|local|slurm",
+        **_JOBS,
+    ),
+]
+
+
 class ManyLabels(typer.core.TyperCommand):
     """A command whose ``--labels`` takes all paths up to the next option, as a shell's ``labels/*.png`` gives them."""
 

@@ -114,6 +114,13 @@ def test_a_damaged_file_is_named_with_a_remedy(out, file, content):
     assert "remove the folder" in caught.value.fix
 
 
+def test_a_decision_that_lacks_an_entry_is_damaged(out):
+    ledger = Ledger(out, PLAN)
+    ledger.settle("computed", {"step": [16]})
+    with pytest.raises(InputError, match=r"is damaged.*holds step; expected step, engine"):
+        ledger.settle("computed", {"step": [16], "engine": "torch"})
+
+
 @pytest.mark.parametrize("use", [
     lambda ledger: ledger.record("a/1"), lambda ledger: ledger.settled(), lambda ledger: ledger.settle("computed", {}),
     lambda ledger: ledger.noted_parts(),

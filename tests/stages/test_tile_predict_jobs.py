@@ -304,24 +304,27 @@ def test_killed_at_thirty_random_moments(tmp_path, model, small, kind):
     assert not ledger_path(out).exists()
 
 
-def test_a_dry_run_says_what_it_takes_and_how_to_cut_it(tmp_path, image, model, small, cli, monkeypatch):
+@pytest.mark.parametrize("version", [[], ["--ngff", "0.4"]], ids=["shards", "chunks"])
+def test_a_dry_run_says_what_it_takes_and_how_to_cut_it(tmp_path, image, model, small, cli, monkeypatch, version):
     monkeypatch.setattr("unetcli.prediction.estimate.JOB_S", 1e-3)
     command = ["tile-predict", image, "--model", model, "-o", tmp_path / "m", "--probabilities", tmp_path / "p"]
+    ids = tmp_path / ("i" if version else "i.tif")
+    command += ["--instances", ids, *version]
     assert cli(*command, "--device", "cpu", "--tta", "flips", "--json", "--dry-run") == 0
     found = cli.json
     assert not (tmp_path / "m").exists()
     assert cli(*command, "--device", "cpu", "--tta", "flips") == 0
     levels = [SHAPE, (45, 50), (22, 25), (11, 12)]
-    n_files = sum(p.is_file() for name in "mp" for p in (tmp_path / name).rglob("*"))
+    names = {p.relative_to(tmp_path).parts for p in tmp_path.rglob("*") if p.is_file() and p.name != ".zattrs"}
     assert (found["shards"], found["tiles"], found["parts"]) == (12, 12, 12)
-    assert abs(found["files"] - n_files) <= 1
-    assert found["bytes"] == (1 + 2 * 4) * sum(y * x for y, x in levels)
+    assert abs(found["files"] - sum(parts[0] in ("m", "p", "i", "i.tif") for parts in names)) <= 2
+    assert found["bytes"] == (1 + 2 * 4 + 4) * sum(y * x for y, x in levels)
     assert found["seconds"] > 0
     assert 50 < found["memory_mib"] < 20_000
     assert found["sbatch"].startswith("sbatch --array=0-11 --cpus-per-task=")
-    places = f"--out {tmp_path / 'm'} --probabilities {tmp_path / 'p'}"
+    places = f"--out {tmp_path / 'm'} --probabilities {tmp_path / 'p'} --instances {ids}"
     asked = f"array.sbatch 12 tile-predict {image} --model {model} {places}"
-    assert found["sbatch"].endswith(f"{asked} --device cpu --tta flips")
+    assert found["sbatch"].endswith(" ".join([asked, "--device cpu --tta flips", *version]))
 
 
 def test_the_line_of_a_dry_run_asks_for_the_same(tmp_path, image, model, small, cli, monkeypatch):

@@ -183,7 +183,10 @@ class Ledger:
         place = self.path / (name + SETTLED)
         if not place.is_file():
             self._write(place.name, json.dumps(proposal), is_first=True)
-        return dict(self.settled()[name])
+        found = dict(self.settled()[name])
+        if found.keys() != proposal.keys():
+            raise _damaged(place, ValueError(f"holds {', '.join(found) or 'nothing'}; expected {', '.join(proposal)}"))
+        return found
 
     def settled(self) -> dict[str, Any]:
         """Return all that was decided, by name."""

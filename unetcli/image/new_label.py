@@ -15,11 +15,10 @@ from unetcli.errors import ConfigError, InputError
 from unetcli.image.dataset import TRUTH
 from unetcli.image.location import Location, zarr_path
 from unetcli.image.new_store import NewStore, write_group
-from unetcli.image.ngff import ImageMetadata
+from unetcli.image.ngff import ZARR_FORMATS, ImageMetadata
 from unetcli.image.nodes import read_attributes
 from unetcli.image.store import Image, Level
 
-ZARR_FORMATS = {"0.4": 2, "0.5": 3}
 """Zarr format by version of OME-Zarr; labels of older ones are not read by others."""
 
 

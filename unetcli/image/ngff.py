@@ -9,6 +9,9 @@ from typing import Any
 
 from unetcli.image.axes import TYPES, Axes, Channel
 
+ZARR_FORMATS = {"0.4": 2, "0.5": 3}
+"""Versions of OME-Zarr that are written, and the format of Zarr of each."""
+
 
 @dataclass(frozen=True)
 class ImageMetadata:

@@ -8,19 +8,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from unetcli.config.settings import spell
 from unetcli.image.levels import Subject
-from unetcli.image.new_store import Layout
 from unetcli.image.parts import MAX_PARTS
-from unetcli.image.pyramid import level_shapes
 from unetcli.image.source import read_mirrored
 from unetcli.image.streaming import available_cpus
-from unetcli.image.tiling import Box, Shape
+from unetcli.image.tiling import Box
 from unetcli.memory import peak_memory
-from unetcli.prediction.outputs import Output
 from unetcli.prediction.predictor import Predictor
+from unetcli.prediction.targets import Stored, files_along
 
 JOB_S = 1800.0
 """What a job should take, seconds: so long that starting it does not matter, so short that it finds a gap."""
@@ -31,7 +27,7 @@ LONG_S = 5.0
 
 
 def estimate(
-    predictor: Predictor, subjects: Sequence[Subject], outputs: Sequence[Output], workers: int | None
+    predictor: Predictor, subjects: Sequence[Subject], stored: Sequence[Stored], workers: int | None
 ) -> dict[str, Any]:
     """Say what it takes to predict some images.
 
@@ -45,9 +41,9 @@ def estimate(
     predictor.choose_tile(subjects)
     shapes = [subject.level.shape for subject in subjects]
     deep, tiles = predictor.header.ndim == 3, predictor.count_tiles(subjects)
-    shards = sum(math.prod(_counts((s.shape[0], 1, *s.shape[2:]), deep)) for s in subjects)
+    shards = sum(math.prod(files_along((s.shape[0], 1, *s.shape[2:]), deep=deep)) for s in subjects)
     seconds = _tile_seconds(predictor, subjects[0]) * tiles
-    stored = [_stored(subject.shape, output, deep) for subject in subjects for output in outputs]
+    written = [(subject.shape, output) for subject in subjects for output in stored]
     return {
         "images": len(shapes),
         "megapixels": sum(math.prod(s) // s[1] for s in shapes) / 1e6,
@@ -57,8 +53,8 @@ def estimate(
         "precision": predictor.choices["precision"],
         "engine": predictor.engine_name,
         "shards": shards,
-        "files": sum(files for files, _ in stored) + 1,
-        "bytes": sum(size for _, size in stored),
+        "files": sum(output.files(shape, deep=deep) for shape, output in written) + 1,
+        "bytes": sum(output.bytes(shape) for shape, output in written),
         "memory_mib": math.ceil((peak_memory() + _in_flight(predictor, subjects, workers)) / 2**20),
         "seconds": seconds,
         "parts": max(1, min(math.ceil(seconds / JOB_S), shards, MAX_PARTS)),
@@ -104,21 +100,6 @@ def _tile_seconds(predictor: Predictor, subject: Subject) -> float:
             predictor.predict(box, block, predictor.step)
             best = min(best, time.perf_counter() - start)
     return best
-
-
-def _counts(shape: Shape, deep: bool) -> tuple[int, ...]:
-    """Return the number of shards along each axis."""
-    return tuple(math.ceil(n / s) for n, s in zip(shape, Layout.of(shape, deep=deep).shard, strict=True))
-
-
-def _stored(shape: Shape, output: Output, deep: bool) -> tuple[int, int]:
-    """Return the number of files of an image, and of bytes before compression."""
-    t, _, *zyx = shape
-    whole = (t, len(output.channels) or 1, *zyx)
-    shapes = level_shapes(whole)
-    counts = [math.prod(_counts(s, deep and k == 0)) + 1 for k, s in enumerate(shapes)]
-    itemsize = getattr(torch, output.dtype).itemsize
-    return sum(counts) + 1, sum(math.prod(s) for s in shapes) * itemsize
 
 
 def _in_flight(predictor: Predictor, subjects: Sequence[Subject], workers: int | None) -> int:

@@ -2,20 +2,73 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from unetcli.config import PredictConfig
 from unetcli.errors import ConfigError
 from unetcli.image.levels import Subject
 from unetcli.image.location import Location
-from unetcli.image.new_label import NewLabel, check_labels
-from unetcli.image.new_output import check_output, new_output
-from unetcli.image.new_store import NewStore, check_apart
+from unetcli.image.new_label import NewLabel, check_labels, zarr_format_of
+from unetcli.image.new_output import check_output, is_tiff_name, new_output
+from unetcli.image.new_store import Layout, NewStore, check_apart
+from unetcli.image.ngff import ZARR_FORMATS
+from unetcli.image.pyramid import level_shapes
 from unetcli.image.store import Store
+from unetcli.image.tiling import Shape
 from unetcli.prediction import outputs
 from unetcli.prediction.outputs import Output, Written
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is stored of an image.
+
+    Parameters
+    ----------
+    place
+        The store or TIFF file.
+    dtype
+        Of the pixels.
+    n_channels
+        Of each pixel.
+    zarr_format
+        Of a store: in format 2 each chunk is a file, in format 3 each shard.
+    """
+
+    place: Location
+    dtype: str
+    n_channels: int = 1
+    zarr_format: int = 3
+
+    def files(self, shape: Shape, *, deep: bool) -> int:
+        """Return the number of files of an image (t, c, z, y, x) with all its levels."""
+        if is_tiff_name(self.place):
+            return 1
+        levels = [
+            files_along(s, deep=deep and k == 0, zarr_format=self.zarr_format)
+            for k, s in enumerate(self._levels(shape))
+        ]
+        return sum(math.prod(counts) + 1 for counts in levels) + 1
+
+    def bytes(self, shape: Shape) -> int:
+        """Return the bytes of an image (t, c, z, y, x) with all its levels, before compression."""
+        return sum(map(math.prod, self._levels(shape))) * np.dtype(self.dtype).itemsize
+
+    def _levels(self, shape: Shape) -> list[Shape]:
+        t, _, *zyx = shape
+        return level_shapes((t, self.n_channels, *zyx))
+
+
+def files_along(shape: Shape, *, deep: bool, zarr_format: int = 3) -> tuple[int, ...]:
+    """Return the number of files of an array along each axis (t, c, z, y, x)."""
+    layout = Layout.of(shape, deep=deep)
+    each = layout.chunk if zarr_format == 2 else layout.shard
+    return tuple(math.ceil(n / m) for n, m in zip(shape, each, strict=True))
 
 
 @dataclass(frozen=True)
@@ -92,6 +145,12 @@ class Targets:
         for path, output in maps.items():
             check_output(path, images=len(source.images), dtype=output.dtype, ngff=config.ngff)
 
+    def stored(self, source: Store, maps: Mapping[Location, Output], classes: Sequence[str], ngff: str) -> list[Stored]:
+        """Tell what is stored of each image."""
+        own, dtype = ZARR_FORMATS[ngff], outputs.mask(len(classes)).dtype
+        mask = Stored(self.first(source), dtype, zarr_format=own if self.out else zarr_format_of(source.images[0]))
+        return [mask, *(Stored(path, made.dtype, len(made.channels), own) for path, made in maps.items())]
+
     def begin(
         self,
         source: Store,
@@ -122,7 +181,7 @@ class Targets:
         ConfigError
             If some are complete and others are not.
         """
-        options: dict[str, Any] = {"zarr_format": 2 if ngff == "0.4" else 3, **begun, **run_with}
+        options: dict[str, Any] = {"zarr_format": ZARR_FORMATS[ngff], **begun, **run_with}
 
         def begin(path: Location, stage: str) -> NewStore:
             return new_output(path, stage=stage, **options)

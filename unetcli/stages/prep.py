@@ -22,7 +22,7 @@ from unetcli.image.layouts import list_entries
 from unetcli.image.location import Location
 from unetcli.image.new_output import check_output, is_tiff_name, new_output
 from unetcli.image.new_store import Layout, NewStore, collection_groups
-from unetcli.image.ngff import ImageMetadata
+from unetcli.image.ngff import ZARR_FORMATS, ImageMetadata
 from unetcli.image.pyramid import build_pyramids, create_two_levels, level_shapes, mean_2x2, mode_2x2, nearest_2x2
 from unetcli.image.resample import factors_to, resampled
 from unetcli.image.selection import check_channel_order, select_channels, select_planes
@@ -115,7 +115,7 @@ def run(
             "labels": list(dict.fromkeys(file for i in used for file in i.truth_files)),
         },
         overwrite=overwrite,
-        zarr_format=2 if config.ngff == "0.4" else 3,
+        zarr_format=ZARR_FORMATS[config.ngff],
     )
     if not store.complete:
         reduce_2x2 = mode_2x2 if config.label_pyramid == "mode" else nearest_2x2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from unetcli.image.levels import Subject
 from unetcli.image.location import Location
 from unetcli.image.new_output import new_output
 from unetcli.image.new_store import NewStore, check_apart, collection_groups
+from unetcli.image.ngff import ZARR_FORMATS
 from unetcli.image.parts import Phase
 from unetcli.image.scheduling import run_scheduled
 from unetcli.image.store import open_store
@@ -24,7 +25,7 @@ from unetcli.prediction import outputs
 from unetcli.prediction.estimate import estimate, sbatch_line
 from unetcli.prediction.jobs import Batch, compute, require_all
 from unetcli.prediction.predictor import COMPUTED, Predictor
-from unetcli.prediction.targets import Targets
+from unetcli.prediction.targets import Stored, Targets
 from unetcli.prediction.where import absolute, restricted, share_skipped
 
 
@@ -111,8 +112,7 @@ def run(
     if scheduler is not None and not dry_run:
         if phase != Phase() or verify_seams:
             raise ConfigError("--scheduler: goes with neither --create, --part, --finish nor --verify-seams")
-        resolved = {name: place.resolve() for name, place in asked.items() if isinstance(place, Location)}
-        given = {**asked, **resolved, "where": absolute(source, where), "config": config, "device": device}
+        given = {**_resolved(asked), "where": absolute(source, where), "config": config, "device": device}
         return run_scheduled(partial(run, image.resolve(), **given), scheduler, overwrite=overwrite, **run_with)
     begun = {} if overwrite else read_settled(targets.first(source)).get(COMPUTED, {})
     predictor = Predictor.load(model, config, device, begun) if phase.computes else Predictor.idle(model, config)
@@ -129,12 +129,12 @@ def run(
     if where is not None:
         groups, inputs["where"] = restricted(source, groups, where, deep=ndim == 3)
         told = {"skipped": share_skipped(list(groups.values())), **told}
-    taken = [image, inputs["model"], *inputs.get("where", ())]
-    for path in (place for place in (out, *maps, instances, table, outlines) if place is not None):
-        check_apart(path, taken)
-        taken.append(path)
+    _check_all_apart([image, inputs["model"], *inputs.get("where", ())], [out, *maps, instances, table, outlines])
     if dry_run:
-        found = estimate(predictor, list(groups.values()), [outputs.mask(len(classes)), *maps.values()], workers)
+        of_each = targets.stored(source, maps, classes, config.ngff)
+        if instances is not None:
+            of_each.append(Stored(instances, "uint32", zarr_format=ZARR_FORMATS[config.ngff]))
+        found = estimate(predictor, list(groups.values()), of_each, workers)
         asked |= {"device": device if device != "auto" else None, "workers": workers}
         line = sbatch_line(_command(image, config, asked), found, predictor.device.type)
         return {**found, "sbatch": line, **told}
@@ -166,6 +166,19 @@ def run(
     return {**summary, **told}
 
 
+def _resolved(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is asked for with whole paths: other computers start elsewhere."""
+    return {name: value.resolve() if isinstance(value, Location) else value for name, value in asked.items()}
+
+
+def _check_all_apart(inputs: Sequence[Location], places: Sequence[Location | None]) -> None:
+    """Refuse outputs that are, lie in or hold an input or another output."""
+    taken = list(inputs)
+    for place in (place for place in places if place is not None):
+        check_apart(place, taken)
+        taken.append(place)
+
+
 def _command(image: Location, config: PredictConfig, asked: Mapping[str, Any]) -> list[str]:
     """Return the command line that asks for the same."""
     given = {f"--{name.replace('_', '-')}": str(value) for name, value in asked.items() if value is not None}
@@ -179,4 +192,5 @@ def _begin_instances(
     if path is None:
         return None
     settings = {**fixed["settings"], **config.instance_settings()}
-    return new_output(path, stage="tile-predict instances", **{**fixed, "settings": settings}, **run_with)
+    begun = {**fixed, "settings": settings, "zarr_format": ZARR_FORMATS[config.ngff]}
+    return new_output(path, stage="tile-predict instances", **begun, **run_with)
