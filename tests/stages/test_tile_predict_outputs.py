@@ -188,7 +188,7 @@ def test_other_programs_can_read_what_is_written(tmp_path, models, monkeypatch, 
     monkeypatch.setattr("unetcli.image.pyramid.SMALLEST", 8)
     shape = (50, 41) if axes == "yx" else (3, 50, 41)
     data = prepared(tmp_path, cells(shape, 0)[0], axes=axes, pixel_size="0.5um", ngff=ngff)
-    names = ("mask", "probabilities", "uncertainty")
+    names = ("mask", "probabilities", "uncertainty", "instances")
     predict(data, tmp_path / "m", models["same"], shard=32, ngff=ngff, beside=names[1:])
     as_label = {"as_label": "cells", "model": models["same"], "device": "cpu"}
     tile_predict.run(data, None, PredictConfig(), **as_label)

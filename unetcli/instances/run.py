@@ -114,7 +114,7 @@ def check_instances(
         if given:
             raise ConfigError(f"{', '.join(given)}: of instances, which are not written", fix="--instances i.zarr")
         return
-    check_output(instances, images=images, dtype="uint32")
+    check_output(instances, images=images, dtype="uint32", ngff=config.ngff)
     for option, is_given in (
         ("--threshold", config.threshold is not None),
         ("--split probability", config.split == "probability"),
