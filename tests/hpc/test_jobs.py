@@ -104,19 +104,22 @@ def test_finishing_without_some_parts_says_which_array_to_run(cluster, tmp_path,
     assert_same_files(tmp_path / "mask", tmp_path / "whole")
 
 
-def test_jobs_that_are_cancelled_in_the_middle_go_on(cluster, tmp_path, command):
-    slow = {**cluster, "SLOW": "4"}
-    given = run(
-        ["sbatch", "--parsable", *OPTIONS, "--array=0-1", EXAMPLES / "slurm" / "array.sbatch", 2, *command],
-        slow,
-        tmp_path,
-    )
+def begun(n, command, cluster, folder):
+    """Give a prediction to an array of jobs; return its number when the first shards are done."""
+    array = [EXAMPLES / "slurm" / "array.sbatch", n, *command]
+    given = run(["sbatch", "--parsable", *OPTIONS, f"--array=0-{n - 1}", *array], cluster, folder)
     assert given.returncode == 0, given.stderr
     for _ in range(300):
-        if list(tmp_path.glob("mask.unetcli/*.done")):
+        if list(folder.glob("mask.unetcli/*.done")):
             break
         time.sleep(0.5)
-    run(["scancel", given.stdout.strip()], slow, tmp_path)
+    return given.stdout.strip()
+
+
+def test_jobs_that_are_cancelled_in_the_middle_go_on(cluster, tmp_path, command):
+    slow = {**cluster, "SLOW": "4"}
+    job = begun(2, command, slow, tmp_path)
+    run(["scancel", job], slow, tmp_path)
     wait_for_all(slow, tmp_path)
     done = [line for file in tmp_path.glob("mask.unetcli/*.done") for line in file.read_text().splitlines()]
     assert 0 < len(done) < 12, logs(tmp_path)
@@ -128,16 +131,8 @@ def test_jobs_that_are_cancelled_in_the_middle_go_on(cluster, tmp_path, command)
 
 def test_a_job_that_is_stopped_in_time_is_put_back_into_the_queue(cluster, tmp_path, command):
     slow = {**cluster, "SLOW": "3"}
-    given = run(
-        ["sbatch", "--parsable", *OPTIONS, "--array=0", EXAMPLES / "slurm" / "array.sbatch", 1, *command],
-        slow,
-        tmp_path,
-    )
-    for _ in range(300):
-        if list(tmp_path.glob("mask.unetcli/*.done")):
-            break
-        time.sleep(0.5)
-    run(["scancel", "--batch", "--signal=USR1", f"{given.stdout.strip()}_0"], slow, tmp_path)
+    job = begun(1, command, slow, tmp_path)
+    run(["scancel", "--batch", "--signal=USR1", f"{job}_0"], slow, tmp_path)
     wait_for_all(slow, tmp_path)
     assert "stopped by SIGUSR1" in logs(tmp_path)
     assert run(["srun", "unetcli", *command, "--finish"], cluster, tmp_path).returncode == 0, logs(tmp_path)
