@@ -67,6 +67,11 @@ class Region:
             here = left_out.relative_to(core.start).clip(core.shape).replace(1, 0, pixels.shape[1])
             pixels[here.slices] = 0
 
+    def count(self, shape: Shape) -> int:
+        """Return how many pixels are computed of one channel of an image (t, c, z, y, x): blocks end at its rim."""
+        sizes = [np.minimum(m, n - m * np.arange(-(-n // m))) for n, m in zip(shape, self.block, strict=True)]
+        return int(np.einsum("tczyx,t,z,y,x->", self.covered, *(sizes[axis] for axis in (0, 2, 3, 4)), dtype=np.int64))
+
     def _blocks(self, core: Box) -> Box:
         start = tuple(a // n for a, n in zip(core.start, self.block, strict=True))
         stop = tuple(math.ceil(b / n) for b, n in zip(core.stop, self.block, strict=True))

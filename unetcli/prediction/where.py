@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -77,9 +78,9 @@ def _names_labels(source: Store, where: str) -> bool:
 
 def share_skipped(subjects: Sequence[Subject]) -> str:
     """Say which part of the pixels of some images is not predicted."""
-    regions = [subject.region for subject in subjects if subject.region]
-    n = sum(region.covered.size for region in regions)
-    return f"{1 - sum(int(region.covered.sum()) for region in regions) / n:.1%} of the image"
+    shapes = [(subject.region, subject.level.shape) for subject in subjects if subject.region]
+    n = sum(math.prod(shape) // shape[1] for _, shape in shapes)
+    return f"{1 - sum(region.count(shape) for region, shape in shapes) / n:.1%} of the image"
 
 
 def _given(source: Store, where: str) -> tuple[list[Level], list[Location]]:
