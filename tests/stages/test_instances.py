@@ -47,7 +47,7 @@ def test_a_complete_mask_is_not_predicted_again(tmp_path, model, small_tiles, mo
     before = files_of(tmp_path / "m")
     monkeypatch.setattr("unetcli.prediction.predictor.Predictor.predict", None)
     for name, config in (("i", {}), ("large", {"min_size": 20})):
-        segment(data, tmp_path / "m", model, config, instances=tmp_path / name)
+        assert not segment(data, tmp_path / "m", model, config, instances=tmp_path / name)["already_done"]
     assert files_of(tmp_path / "m") == before
     np.testing.assert_array_equal(
         pixels(tmp_path / "large")[0, 0], oracles.keep_large(pixels(tmp_path / "i")[0, 0], 20)

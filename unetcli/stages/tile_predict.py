@@ -161,6 +161,7 @@ def run(
             written.complete(classes, deep=ndim == 3, **run_with)
     if phase.finishes and ids is not None:
         places = [mask.store.path for mask in masks]
+        summary["already_done"] = is_done and ids.complete
         results = Results(groups, places, **found_in, ndim=config.object_ndim or ndim)
         summary |= write_instances(ids, results, config, reports, **run_with)
     return {**summary, **told}
