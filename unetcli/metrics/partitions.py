@@ -449,7 +449,7 @@ def vi(table: ContingencyTable, *, ignore_truth_background: bool = False) -> Vi:
     if ignore_truth_background:
         table = table.foreground
     split, merge = (
-        ratio(float(table.counts @ np.log2(side.sizes[side.of_pair] / table.counts)), table.n_pixels)
+        ratio(math.fsum(table.counts * np.log2(side.sizes[side.of_pair] / table.counts)), table.n_pixels)
         for side in (table.truth, table.prediction)
     )
     return Vi(split, merge)
