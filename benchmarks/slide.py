@@ -1,4 +1,4 @@
-"""Weights of label images up to a whole slide, through the commands: time, peak memory, windows beside an oracle."""
+"""Labels up to a whole slide, weighted and scored through the commands: time, peak memory, windows beside an oracle."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import math
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from benchmarks.machine import describe, peak_memory
 from benchmarks.weights import BORDERS, usual_loop
 from unetcli.image.store import Image, open_store
 from unetcli.image.tiling import Box
+from unetcli.metrics.scores import SCORES
 
 SIDES = (7_500, 15_000, 30_000)
+ADD_UP = ",".join(name for name, score in SCORES.items() if score.sums)
+"""Scores of which no plane has to be held whole."""
 PX_PER_OBJECT = 4_500
 """30,000 squared then holds 200,000 objects."""
 TILE = 512
@@ -30,7 +34,7 @@ TOLERANCE = 1e-5
 def run(
     sides: Sequence[int] = SIDES, *, windows: int = WINDOWS, window: int = WINDOW, folder: Path | None = None
 ) -> None:
-    """Print seconds and MiB of `prep` and `weights` for each side, and how many windows equal the oracle.
+    """Print seconds and MiB of three commands for each side, and how many windows of weights equal the oracle.
 
     Parameters
     ----------
@@ -41,8 +45,8 @@ def run(
     folder
         Where the images lie for a while. Default: where temporary files do.
     """
-    print(f"\nweights of a slide, through the commands   {describe()}")
-    print(f"{'side':>8} {'objects':>9} {'prep':>18} {'weights':>18} {'MPx/s':>7}   windows equal to the oracle")
+    print(f"\na slide, through the commands   {describe()}")
+    print(f"{'side':>8} {'objects':>9} {'prep':>18} {'weights':>18} {'evaluate':>18}   windows equal to the oracle")
     for side in sides:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             _measure(Path(work), Cells.random((1, side, side), side * side // PX_PER_OBJECT), windows, window)
@@ -50,29 +54,39 @@ def run(
 
 def _measure(folder: Path, cells: Cells, windows: int, window: int) -> None:
     side, n = cells.shape[1], int(cells.ids.max())
-    _write(folder, cells)
+    _write(folder / "image.tif", None, side)
+    _write(folder / "labels.tif", cells, side)
+    _write(folder / "prediction.tif", predicted(cells), side)
     data, out = f"{folder}/data.zarr", f"{folder}/weights.zarr"
+    scored = [f"{folder}/prediction.tif", f"{folder}/labels.tif", "-o", f"{folder}/report", "--metrics", ADD_UP]
+    evaluate = peak_memory(["evaluate", *scored, "--quiet"])
     labels = ["--labels", f"{folder}/labels.tif", "--label-kind", "instances"]
     prep = peak_memory(["prep", f"{folder}/image.tif", *labels, "-o", data])
-    (folder / "labels.tif").unlink()
+    for name in ("labels", "prediction"):
+        (folder / f"{name}.tif").unlink()
     weights = peak_memory(["weights", data, "-o", out])
-    shown = [f"{seconds:.0f} s, {memory:.0f} MiB" for seconds, memory in (prep, weights)]
-    rate = side * side / 1e6 / weights[0]
-    print(f"{side:8,} {n:9,} {shown[0]:>18} {shown[1]:>18} {rate:7.1f}   ", end="", flush=True)
+    shown = [f"{seconds:.0f} s, {memory:.0f} MiB" for seconds, memory in (prep, weights, evaluate)]
+    print(f"{side:8,} {n:9,} {' '.join(f'{text:>18}' for text in shown)}   ", end="", flush=True)
     print(f"{count_equal(Path(out), cells, windows, window)} of {windows}, to {TOLERANCE}", flush=True)
 
 
-def _write(folder: Path, cells: Cells) -> None:
-    """Write the labels, and an empty image for `prep` to go with them, as TIFF, tile by tile."""
-    _, side, _ = cells.shape
-    starts = list(itertools.product(range(0, side, TILE), repeat=2))
-    labels = (cells.labels((0, y, x), (1, y + TILE, x + TILE))[0] for y, x in starts)
-    image = (np.zeros((TILE, TILE), np.uint8) for _ in starts)
-    for name, tiles, dtype in (("labels", labels, np.uint32), ("image", image, np.uint8)):
-        tifffile.imwrite(
-            folder / f"{name}.tif", tiles, shape=(side, side), dtype=dtype, tile=(TILE, TILE), compression="zstd",
-            compressionargs={"level": 1}, photometric="minisblack", bigtiff=True, metadata=None,
-        )  # fmt: skip
+def predicted(cells: Cells) -> Cells:
+    """Draw the same cells with other gaps, one in fifty lost, and ids with gaps."""
+    rng = np.random.default_rng(1)
+    is_lost = rng.random(cells.ids.shape) < 0.02
+    return replace(cells, gaps=rng.uniform(1, 6, cells.gaps.shape), ids=np.where(is_lost, 0, 7 * cells.ids))
+
+
+def _write(file: Path, cells: Cells | None, side: int) -> None:
+    """Write labels, or an empty image for `prep` to go with them, as TIFF, tile by tile."""
+    starts = itertools.product(range(0, side, TILE), repeat=2)
+    dtype = np.uint8 if cells is None else np.uint32
+    empty = np.zeros((TILE, TILE), dtype)
+    tiles = (empty if cells is None else cells.labels((0, y, x), (1, y + TILE, x + TILE))[0] for y, x in starts)
+    tifffile.imwrite(
+        file, tiles, shape=(side, side), dtype=dtype, tile=(TILE, TILE), compression="zstd",
+        compressionargs={"level": 1}, photometric="minisblack", bigtiff=True, metadata=None,
+    )  # fmt: skip
 
 
 def count_equal(out: Path, cells: Cells, windows: int, window: int) -> int:
