@@ -47,7 +47,7 @@ def models(tmp_path_factory):
     return {kind: make_model(folder / f"{kind}.safetensors", **fields) for kind, fields in KINDS.items()}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def left_open():
     """Close the files that the Zoo's library leaves open, without a word."""
     yield
@@ -265,6 +265,7 @@ def zoo(model, images, **options):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("left_open")
 @pytest.mark.parametrize(
     "kind",
     ["valid", *(pytest.param(k, marks=pytest.mark.slow) for k in ("same", "colours", "volumes", "valid volumes"))],
@@ -288,6 +289,7 @@ def test_the_zoo_runs_the_package(tmp_path, models, offline, kind):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("left_open")
 @pytest.mark.parametrize("kind", ["same", "volumes"])
 def test_blocks_of_the_zoo_are_our_tiles(tmp_path, models, offline, kind):
     """The Zoo's program mirrors at the edge as we do, so its blocks are equal to our tiles everywhere."""
@@ -302,6 +304,7 @@ def test_blocks_of_the_zoo_are_our_tiles(tmp_path, models, offline, kind):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("left_open")
 def test_the_package_says_the_geometry(tmp_path, models):
     export.run(models["volumes"], tmp_path / "model.zip", ExportConfig(name="Cells of mine", description="For cells."))
     described = bioimageio.spec.load_description(tmp_path / "model.zip", perform_io_checks=False)

@@ -78,7 +78,7 @@ def _names_labels(source: Store, where: str) -> bool:
 
 def share_skipped(subjects: Sequence[Subject]) -> str:
     """Say which part of the pixels of some images is not predicted."""
-    shapes = [(subject.region, subject.level.shape) for subject in subjects if subject.region]
+    shapes = [(subject.region, subject.shape) for subject in subjects if subject.region]
     n = sum(math.prod(shape) // shape[1] for _, shape in shapes)
     return f"{1 - sum(region.count(shape) for region, shape in shapes) / n:.1%} of the image"
 
