@@ -9,7 +9,7 @@ from scipy import ndimage
 from tests.instances import oracles
 from unetcli.kernels.heights import gaussian_weights
 
-any_tiling = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+any_tiling = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def numbered(planes):

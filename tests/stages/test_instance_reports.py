@@ -31,8 +31,18 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("ndim", [2, 3])
-@pytest.mark.parametrize("config", [{}, {"fill_holes": True, "split": "distance"}, {"threshold": 0.35}], ids=str)
+@pytest.mark.parametrize(
+    ("config", "ndim"),
+    [
+        ({}, 2),
+        ({"threshold": 0.35}, 2),
+        ({"fill_holes": True, "split": "distance"}, 2),
+        ({"fill_holes": True, "split": "distance"}, 3),
+        pytest.param({}, 3, marks=pytest.mark.slow),
+        pytest.param({"threshold": 0.35}, 3, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_a_table_of_the_whole_image(tmp_path, small_tiles, ndim, config):
     model = make_model(tmp_path / "m.safetensors", classes=3, ndim=ndim, features=[2, 3])
     data = prepared(tmp_path, cells((5, 60, 50), 0)[0], axes="zyx", pixel_size="2,0.5,0.5um")
