@@ -198,6 +198,8 @@ def show_truth(
         if not is_cut:
             check_not_interpolated(truths, count_values(truths))
         return list(truths), None
+    if kind == "instances" and classes is None:  # of any size, and there may be none
+        return list(truths), LabelMap("instances", (), ("background", "object"), ())
     label_map = make_label_map(truths, notes, kind=kind, classes=classes, boundary=boundary)
     if label_map is None or label_map.kind == "instances":
         return list(truths), label_map
