@@ -62,13 +62,14 @@ def score(
     ignore_label: int | None = None,
     connectivity: int | None = None,
     as_volume: bool = False,
+    are_ids: bool | None = None,
 ) -> ImageScores:
     """Score a prediction against the truth: the Python twin of ``unetcli evaluate PREDICTION TRUTH``.
 
     Parameters
     ----------
     prediction : (y, x) or (n, y, x) bool, int or float
-        A mask, object ids (integers of more than two values), or probabilities of foreground, 0..1.
+        A mask, object ids, or probabilities of foreground, 0..1.
     truth : same shape, bool or int
         A mask, or object ids.
     metrics
@@ -85,6 +86,9 @@ def score(
         Neighbours of a pixel in the components of a mask: 4 or 8, by default 4; of volumes 6, 18, 26, by default 6.
     as_volume
         Take (z, y, x) as one volume in place of planes that are scored alone.
+    are_ids
+        Whether integers are object ids, whose objects need not be connected, or masks; None: ids if there are several
+        beside 0. Say True where an image may hold a single object.
 
     Returns
     -------
@@ -122,8 +126,8 @@ def score(
         counted = is_known if counted is None else counted & is_known
     at = np.index_exp[None] if truth.ndim == 2 else np.index_exp[:]
     values = score_image(
-        _mask_or_ids(truth)[at],
-        _mask_or_ids(prediction)[at],
+        _mask_or_ids(truth, are_ids)[at],
+        _mask_or_ids(prediction, are_ids)[at],
         names=names,
         threshold=threshold,
         thresholds=thresholds,
@@ -176,6 +180,8 @@ def compare(a: Sequence[ImageScores], b: Sequence[ImageScores]) -> dict[str, Dif
     return {name: paired_difference(first[name], second[name], better=SCORES[name].better) for name in first}
 
 
-def _mask_or_ids(values: NDArray[Any]) -> NDArray[Any]:
-    """Take integers of two values at most as a mask."""
-    return values != 0 if values.dtype.kind in "iu" and len(np.unique(values)) <= 2 else values
+def _mask_or_ids(values: NDArray[Any], are_ids: bool | None) -> NDArray[Any]:
+    """Take integers as a mask, if nothing else is said where they hold one value at most beside 0."""
+    if values.dtype.kind in "iu" and are_ids is None:
+        are_ids = bool(np.count_nonzero(np.unique(values)) > 1)
+    return values != 0 if values.dtype.kind in "iu" and not are_ids else values
