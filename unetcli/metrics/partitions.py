@@ -272,6 +272,11 @@ def fg_rand_fscore(*tables: ContingencyTable) -> float:
     return v_rand(*tables).fscore
 
 
+def fscore_of_sums(both: int, truth: int, prediction: int) -> float:
+    """Compute `fg_rand_fscore` of `foreground_pair_sums`, which add up over images."""
+    return _v_rand(both, truth, prediction).fscore
+
+
 def adapted_rand_error(table: ContingencyTable) -> float:
     """Compute the adapted Rand error as the code of CREMI does.
 

@@ -17,7 +17,7 @@ from unetcli.metrics.comparison import (
     mean_over_images,
     paired_difference,
 )
-from unetcli.metrics.measuring import score_image
+from unetcli.metrics.measuring import ImageTotals, add_up_slices, combine_slices, measure_slices, pool_images
 from unetcli.metrics.partitions import NEIGHBOURS
 from unetcli.metrics.scores import SCORES
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF
@@ -35,20 +35,34 @@ class ImageScores:
         Why, for each that is None.
     conventions
         What tells each score from others of its name.
+    totals
+        What the image adds to the scores of several together.
     """
 
     values: dict[str, float | None]
     undefined: dict[str, str] = field(default_factory=dict)
     conventions: dict[str, str] = field(default_factory=dict, repr=False)
+    totals: ImageTotals = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A score over images: the mean of those on which it is defined, None if there are none, and its 95 % interval."""
+    """A score over images.
+
+    Parameters
+    ----------
+    mean
+        Of those on which it is defined; None if there are none.
+    low, high
+        The 95 % interval of the mean; nan with fewer than two images.
+    pooled
+        Of all images together; None if it is undefined, or the score can not be pooled.
+    """
 
     mean: float | None
     low: float
     high: float
+    pooled: float | None = None
 
 
 def score(
@@ -125,7 +139,7 @@ def score(
         truth = np.where(is_known, truth, truth.dtype.type(0))
         counted = is_known if counted is None else counted & is_known
     at = np.index_exp[None] if truth.ndim == 2 else np.index_exp[:]
-    values = score_image(
+    measured = measure_slices(
         _mask_or_ids(truth, are_ids)[at],
         _mask_or_ids(prediction, are_ids)[at],
         names=names,
@@ -134,12 +148,14 @@ def score(
         counted=None if counted is None else counted[at],
         connectivity=connectivity or known[0],
     )
+    values = combine_slices([measured], names)
     undefined = {name: SCORES[name].undefined or "no pixel counts" for name, value in values.items() if value is None}
-    return ImageScores(values, undefined, {name: SCORES[name].convention for name in names})
+    conventions = {name: SCORES[name].convention for name in names}
+    return ImageScores(values, undefined, conventions, add_up_slices(measured, names))
 
 
 def summarize(images: Sequence[ImageScores]) -> dict[str, Mean]:
-    """Take the mean of each score over images, with its bootstrap interval.
+    """Take the mean of each score over images, with its bootstrap interval, and the score of all of them together.
 
     Examples
     --------
@@ -147,7 +163,11 @@ def summarize(images: Sequence[ImageScores]) -> dict[str, Mean]:
     0.8
     """
     columns = columns_of([image.values for image in images])
-    return {name: Mean(mean_over_images(values), *bootstrap_interval(values)) for name, values in columns.items()}
+    pooled = pool_images([image.totals for image in images], [n for n in columns if n in SCORES]) if images else {}
+    return {
+        name: Mean(mean_over_images(values), *bootstrap_interval(values), pooled.get(name))
+        for name, values in columns.items()
+    }
 
 
 def compare(a: Sequence[ImageScores], b: Sequence[ImageScores]) -> dict[str, Difference]:
