@@ -395,7 +395,7 @@ def _foreground_of(name: str, as_classes: bool, block: Block) -> Block:
     if block.shape[1] > 2:
         likeliest: Block = probabilities.argmax(axis=1, keepdims=True).astype(np.uint8)
         return likeliest if as_classes else likeliest != 0
-    shown: Block = probabilities[:, -1:]
+    shown: Block = 1 - probabilities[:, :1] if block.shape[1] == 2 else probabilities
     return shown
 
 
