@@ -133,6 +133,8 @@ def score(
     )
     if flat := [name for name in names if as_volume and name in SCORES and SCORES[name].planes_only]:
         raise ConfigError(f"metrics: {', '.join(flat)} is measured in planes", fix="leave out as_volume")
+    if roi is not None and roi.shape not in (truth.shape, truth.shape[-2:]):
+        raise InputError(f"roi: shape is {roi.shape}; expected the truth's, {truth.shape}, or that of a plane")
     counted = None if roi is None else np.broadcast_to(roi != 0, truth.shape)
     if ignore_label is not None:
         is_known = truth != ignore_label
