@@ -112,14 +112,16 @@ def _print_scores(metrics: dict[str, Any], console: Console) -> None:
     from rich.text import Text
 
     n = len(metrics["images"])
-    console.print(Text(f"{n} image{'s' if n > 1 else ''}{', mean and its 95 % interval' if n > 1 else ''}"))
+    several = ", mean and its 95 % interval; pooled: all together"
+    console.print(Text(f"{n} images{several}" if n > 1 else f"{n} image"))
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for header in ("score", "value", "interval" if n > 1 else "", "better"):
-        table.add_column(header, no_wrap=True, justify="right" if header == "value" else "left")
+    for header in ("score", "value", *(("interval", "pooled") if n > 1 else ()), "better"):
+        table.add_column(header, no_wrap=True, justify="right" if header in ("value", "pooled") else "left")
     table.add_column("convention", style="dim")  # the one column that gives way where it is narrow
     for name, value in metrics["mean"].items():
-        interval = metrics["intervals"][name]
-        shown = ("undefined" if value is None else _number(value), _spell_interval(interval), metrics["better"][name])
+        interval, pooled = metrics["intervals"][name], metrics["pooled"].get(name)
+        of_several = (_spell_interval(interval), "" if pooled is None else _number(pooled)) if n > 1 else ()
+        shown = ("undefined" if value is None else _number(value), *of_several, metrics["better"][name])
         meaning = Text(metrics["conventions"][name], no_wrap=True, overflow="ellipsis")
         if value is None:
             meaning = Text(metrics["undefined"][name])

@@ -20,6 +20,8 @@ from unetcli.metrics.objects import (
     panoptic_quality,
     seg,
 )
+from unetcli.metrics.scores import SCORES
+from unetcli.metrics.slices import SummedPair
 from unetcli.metrics.tables import contingency_table
 
 IDS = np.array([0, 1, 7, 2**32 + 5, 2**40])
@@ -89,9 +91,11 @@ def test_seg_and_det_take_what_covers_more_than_half(pair):
     assert det(table) == pytest.approx(1 - min(work, 10 * len(found)) / (10 * len(found)))
 
 
-def test_seg_and_det_pool_the_objects_of_several_tables():
+@pytest.mark.parametrize("name", ["seg", "det"])
+def test_seg_and_det_pool_the_objects_of_several_slices(name):
     good, bad = (contingency_table(np.array(t), np.array(p)) for t, p in (([1, 2, 3], [4, 5, 6]), ([1], [0])))
-    assert seg(good, bad) == det(good, bad) == 3 / 4
+    slices = [SCORES[name].measure(SummedPair(np.zeros((2, 2)), table, 0.5)) for table in (good, bad)]
+    assert SCORES[name].combine(slices) == 3 / 4
 
 
 @settings(max_examples=100)

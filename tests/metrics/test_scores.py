@@ -5,6 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis.extra import numpy as hnp
 
+from unetcli import metrics
 from unetcli.errors import ConfigError, InputError
 from unetcli.metrics.measuring import score_curves, score_image
 from unetcli.metrics.partitions import components, rand_error, thin_borders, v_rand
@@ -219,3 +220,10 @@ def test_objects_found_twice_or_halved_match_once():
     assert found["ap50"] == pytest.approx(1 / 3)
     assert found["seg"] == 0  # neither covers more than half
     assert score_image(truth * 0, prediction * 0, names=["ap50", "seg"]) == {"ap50": None, "seg": None}
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4,), (1, 4)])
+def test_a_region_of_another_size_is_refused(shape):
+    truth, prediction = stack(2, 8)
+    with pytest.raises(InputError, match="roi: shape is"):
+        metrics.score(prediction, truth, roi=np.ones(shape), metrics=["iou"])

@@ -22,12 +22,17 @@ def test_comparison_is_strict_and_in_double():
 
 @pytest.mark.parametrize(
     ("dtype", "largest"),
-    [(np.uint8, 255), (np.uint16, 65_535), (np.int8, 127), (bool, True), (np.float64, 1.0)],
+    [(np.uint8, 255), (np.uint16, 65_535), (np.int8, 127), (bool, True), (np.float16, 1.0)],
 )
 def test_probabilities_reach_one(dtype, largest):
     values = to_probabilities(np.array([0, largest], dtype))
     assert values.dtype == np.float32
     assert values.tolist() == [0.0, 1.0]
+
+
+def test_a_double_is_not_rounded_across_a_threshold():
+    assert foreground(to_probabilities(np.array([0.2, np.nextafter(0.5, 1)])), 0.2).tolist() == [False, True]
+    assert foreground(to_probabilities(np.array([np.nextafter(0.5, 1)], ">f8")), 0.5).tolist() == [True]
 
 
 def test_probabilities_are_numbers():

@@ -268,7 +268,7 @@ def test_files_and_printed_table_agree(folders, worse, tmp_path, cli):
     assert {p.name for p in out.iterdir()} == FILES
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["schema"] == 1
-    assert {"mean", "images", "settings", "versions"} < set(metrics)
+    assert {"mean", "pooled", "images", "settings", "versions"} < set(metrics)
     assert list(metrics["mean"]) == list(SCORES)
     assert [i["name"] for i in metrics["images"]] == [f"img_{i:02d}" for i in range(N_IMAGES)]
 
@@ -281,14 +281,15 @@ def test_files_and_printed_table_agree(folders, worse, tmp_path, cli):
     assert mean == ["mean", *(format_number(v) for v in metrics["mean"].values())]
 
     title, _, *lines = cli.out.splitlines()
-    assert title == f"{N_IMAGES} images, mean and its 95 % interval"
-    printed = {words[0]: words[1:6] for words in map(str.split, lines)}
+    assert title == f"{N_IMAGES} images, mean and its 95 % interval; pooled: all together"
+    printed = {words[0]: words[1 : 7 if words[0] in metrics["pooled"] else 6] for words in map(str.split, lines)}
     assert printed == {
         n: [
             f"{v:.4g}",
             f"{metrics['intervals'][n][0]:.3g}",
             "to",
             f"{metrics['intervals'][n][1]:.3g}",
+            *([f"{metrics['pooled'][n]:.4g}"] if n in metrics["pooled"] else []),
             SCORES[n].better,
         ]
         for n, v in metrics["mean"].items()

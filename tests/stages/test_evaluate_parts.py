@@ -14,7 +14,7 @@ from unetcli.errors import BelowBoundError, ConfigError, InputError
 from unetcli.evaluation import plan
 from unetcli.evaluation.pairs import Others, open_pairs
 from unetcli.image.label_sources import ShownLabels
-from unetcli.metrics import score
+from unetcli.metrics import score, summarize
 from unetcli.metrics.topology import warping_error
 from unetcli.stages import evaluate, prep
 
@@ -152,6 +152,17 @@ def test_an_ignored_value_and_a_region_go_together_with_classes(tmp_path):
     truth = np.array([[0, 1, 9, 1]] * 4, np.uint8)
     found = run(tmp_path, np.ones((4, 4), np.uint8), truth, ignore_label=9, classes="0=a,1=b", metrics=["pixel_error"])
     assert found["mean"]["pixel_error"] == pytest.approx(1 / 3)
+
+
+def test_an_ignored_value_is_no_class(tmp_path):
+    truth = np.array([[1, 1, 2, 3, 255, 255]] * 4, np.uint8)
+    prediction = np.array([[1, 2, 2, 3, 1, 1]] * 4, np.uint8)
+    found = run(tmp_path, prediction, truth, ignore_label=255, prediction_kind="classes", metrics=["iou"])
+    assert found["confusion"] == {
+        "classes": ["class_1", "class_2", "class_3"],
+        "pixels": [[4, 4, 0], [0, 4, 0], [0, 0, 4]],
+    }
+    assert found["mean"]["iou"] == pytest.approx(2 / 3)  # class 1 is the background, as without --ignore-label
 
 
 def test_where_nothing_counts_pixel_error_is_undefined(tmp_path):
@@ -300,6 +311,45 @@ def test_probabilities_are_held_against_the_truth(tmp_path, monkeypatch):
     assert found["calibration_error"] == pytest.approx(0)
 
 
+# ------------------------------------------------------------------------------------------- all images together
+
+
+def test_frames_of_a_sequence_are_one_sequence(tmp_path):
+    """The Cell Tracking Challenge takes the mean over the objects of all frames, and all the work together."""
+    truth = np.array([[1, 1, 0, 2, 2, 0, 3, 3], [4, 4, 4, 4, 0, 0, 0, 0]])
+    prediction = np.array([[1, 1, 0, 2, 2, 0, 3, 3], [4, 4, 4, 0, 0, 0, 9, 9]])
+    for k in range(2):
+        save(tmp_path / "p", **{f"t_{k}": prediction[k : k + 1]})
+        save(tmp_path / "t", **{f"t_{k}": truth[k : k + 1]})
+    config = EvaluateConfig(metrics="seg,det,ap75,pq,iou,rand_error")
+    found = evaluate.run(tmp_path / "p", tmp_path / "t", tmp_path / "r", config)
+    jsonschema.validate(found, SCHEMA)
+    assert found["mean"]["seg"] == pytest.approx((1 + 3 / 4) / 2)
+    by_hand = {"seg": (3 + 3 / 4) / 4, "det": 1 - 1 / 40, "ap75": 4 / 5, "pq": 3.75 / 4.5, "iou": 9 / 12}
+    assert found["pooled"] == pytest.approx(by_hand)
+    images = [
+        score(p, t, metrics=list(found["mean"]), are_ids=True)
+        for p, t in zip(prediction[:, None], truth[:, None], strict=True)
+    ]
+    pooled = {name: mean.pooled for name, mean in summarize(images).items()}
+    assert pooled == pytest.approx(by_hand | {"rand_error": None})
+
+
+def test_one_threshold_is_searched_for_all_images(tmp_path):
+    maps = np.array([[0.2, 0.4, 0.4, 0.2], [0.9, 0.2, 0.9, 0.6]], np.float32)
+    truth = np.array([[0, 1, 1, 0], [1, 0, 1, 0]], bool)  # the best thresholds: 0.3 and 0.7
+    for k in range(2):
+        save(tmp_path / "p", **{f"x_{k}": maps[k : k + 1]})
+        save(tmp_path / "t", **{f"x_{k}": truth[k : k + 1]})
+    found = evaluate.run(
+        tmp_path / "p", tmp_path / "t", tmp_path / "r", EvaluateConfig(metrics="max_pixel_fscore,v_rand,warping_error")
+    )
+    assert found["mean"]["max_pixel_fscore"] == 1
+    stack = score(maps[:, None], truth[:, None], metrics=["max_pixel_fscore", "v_rand"]).values
+    assert found["pooled"] == pytest.approx(stack)
+    assert found["pooled"]["max_pixel_fscore"] == pytest.approx(8 / 9)
+
+
 # ------------------------------------------------------------------------------------------- two predictions
 
 
@@ -318,6 +368,7 @@ def test_two_predictions_are_put_side_by_side(tmp_path, cli, monkeypatch):
     alone = evaluate.run(tmp_path / "b", sides[1], tmp_path / "alone", EvaluateConfig(metrics="iou,vi_split"))
     assert found["comparison"]["mean"] == alone["mean"]
     assert found["comparison"]["images"] == alone["images"]
+    assert found["comparison"]["pooled"] == alone["pooled"] != found["pooled"]
     assert (found["comparison"]["a"], found["comparison"]["b"]) == ("a", "b")
     difference = found["comparison"]["scores"]["iou"]
     assert difference["difference"] == pytest.approx(alone["mean"]["iou"] - found["mean"]["iou"])

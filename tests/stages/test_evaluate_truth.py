@@ -10,6 +10,7 @@ from PIL import Image
 from tests.conftest import cells
 from unetcli.config import EvaluateConfig
 from unetcli.errors import InputError
+from unetcli.metrics import score
 from unetcli.stages import evaluate
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -113,3 +114,39 @@ def test_silver_truth_against_truth_by_hand(tmp_path):
     assert len(metrics["images"]) == 13
     assert "7 predictions without truth left out: man_seg000" in notes
     assert 0.8 < score < 1
+
+
+@pytest.mark.parametrize("two", ["a", "b"])
+def test_the_meaning_is_that_of_all_images_together(tmp_path, two):
+    parts = np.array([[5, 5, 0, 0, 5, 5]], np.uint16)  # one object in two pieces, beside an image of two objects
+    split = np.array([[5, 5, 0, 0, 6, 6]], np.uint16)
+    for side, of_x in (("a", parts), ("b", split)):
+        save(tmp_path / side / "x.tif", of_x)
+        save(tmp_path / side / "y.tif", np.array([[1, 1, 0, 2, 2, 2]], np.uint16))
+    places = [tmp_path / side for side in ("ab" if two == "a" else "ba")]
+    metrics = evaluate.run(*places, tmp_path / "r", EvaluateConfig(metrics="det,rand_error"))
+    assert metrics["images"][0]["rand_error"] > 0
+    assert metrics["images"][1] == {"name": "y", "det": 1, "rand_error": 0}
+
+
+def test_two_objects_without_background_are_two(tmp_path):
+    prediction, truth = np.array([[[1, 2, 2, 2]], [[1, 1, 2, 2]]], np.uint8)
+    a, b = save(tmp_path / "a" / "x.tif", prediction), save(tmp_path / "b" / "x.tif", truth)
+    metrics = evaluate.run(a, b, tmp_path / "r", EvaluateConfig(metrics="iou,rand_error"))
+    assert metrics["mean"] == {"iou": 1, "rand_error": 0.5}
+    assert score(prediction, truth, metrics=["iou", "rand_error"]).values == metrics["mean"]
+
+
+@pytest.mark.parametrize("ids", [[0, 0, 0, 0], [0, 2**40, 2**63 + 1, 2**63 + 1]], ids=["empty", "large"])
+def test_instances_may_be_none_and_ids_of_any_size(tmp_path, ids):
+    truth = save(tmp_path / "b" / "x.tif", np.array([ids], np.uint64))
+    config = EvaluateConfig(metrics="iou,v_rand", label_kind="instances", prediction_kind="labels")
+    metrics = evaluate.run(truth, truth, tmp_path / "r", config)
+    assert metrics["mean"] == {"iou": 1, "v_rand": 1 if any(ids) else None}
+
+
+def test_a_single_object_in_two_pieces_is_told_from_a_mask():
+    truth, prediction = np.array([[4, 4, 0, 4, 4]]), np.array([[4, 4, 0, 7, 7]])
+    assert score(prediction, truth, metrics=["ap50"]).values == {"ap50": 1}
+    assert score(prediction, truth, metrics=["ap50"], are_ids=True).values == {"ap50": pytest.approx(1 / 2)}
+    assert score(truth > 0, prediction, metrics=["ap50"], are_ids=False).values == {"ap50": 1}

@@ -17,7 +17,7 @@ from unetcli.evaluation.plan import Plan
 from unetcli.image.streaming import Progress, available_cpus, reduce_tiles, silent, work_on
 from unetcli.image.tiling import Box, Tile
 from unetcli.metrics.calibration import calibration_table
-from unetcli.metrics.measuring import Measured, combine_curve, combine_slices, measure
+from unetcli.metrics.measuring import ImageTotals, Measured, add_up_slices, combine_curve, combine_slices, measure
 from unetcli.metrics.pixels import dice, iou
 from unetcli.metrics.scores import COUNTED, CURVES, SCORES
 from unetcli.metrics.slices import SummedPair
@@ -40,6 +40,8 @@ class Result:
         Of the image.
     scores
         None = undefined.
+    totals
+        What the image adds to the scores of all images together.
     curves
         Scores at each threshold.
     confusion : (n_classes, n_classes) int64 or None
@@ -54,6 +56,7 @@ class Result:
 
     name: str
     scores: Scores
+    totals: ImageTotals
     curves: Mapping[str, Sequence[float | None]]
     confusion: Counts | None
     calibration: Counts | None
@@ -135,6 +138,7 @@ def measure_image(
     return Result(
         pair.name,
         scores | class_scores(confusion, pair.classes),
+        add_up_slices(at_wanted, plan.names),
         curves,
         confusion,
         np.sum(calibrations, axis=0) if calibrations else None,

@@ -45,7 +45,8 @@ def make_report(
     command
         The command line that makes it again.
     """
-    scores = [replace(column, mean=metrics["mean"][column.name]) for column in columns]
+    mean, pooled = metrics["mean"], metrics["pooled"]
+    scores = [replace(column, mean=mean[column.name], pooled=pooled.get(column.name)) for column in columns]
     counts = [{k: v for k, v in row.items() if k != "name"} for row in metrics.get("counts", [{}] * len(results))]
     cases = [Case(r.name, r.scores, counts=found) for r, found in zip(results, counts, strict=True)]
     shown = {case.name for group in extremes(scores, cases) for case in group}

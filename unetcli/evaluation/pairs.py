@@ -165,14 +165,17 @@ def open_pairs(
     label_map = made or label_map
     kind = label_map.kind if label_map else None
     classes = _classes(label_map, [*predictions, *compared], notes, config)
-    shown = [_shown_truth(source, kind, classes) for source in shown]
+    are_masks = not classes and (kind == "classes" or (kind is None and all(map(_is_mask, shown))))
+    shown = [_shown_truth(source, are_masks) for source in shown]
 
-    def with_prediction(item: Input, k: int) -> Pair:
-        source = _shown_prediction(item, config.prediction_kind, label_map, classes)
-        return Pair(names[k], source, shown[k], pictures[k], counted[k] if counted else (), classes)
+    def with_predictions(items: Sequence[Input]) -> list[Pair]:
+        sources = _shown_predictions(items, config.prediction_kind, label_map, classes)
+        return [
+            Pair(names[k], source, shown[k], pictures[k], counted[k] if counted else (), classes)
+            for k, source in enumerate(sources)
+        ]
 
-    pairs = [with_prediction(item, k) for k, item in enumerate(predictions)]
-    return pairs, [with_prediction(item, k) for k, item in enumerate(compared)], notes
+    return with_predictions(predictions), with_predictions(compared), notes
 
 
 # ------------------------------------------------------------------------------------------- partners
@@ -307,16 +310,25 @@ def _predicted_classes(item: Input) -> tuple[str, ...]:
     return named or tuple(f"class_{c}" for c in range(n) if n > 2 and item.source.dtype.kind == "f")
 
 
-def _shown_truth(source: Source, kind: str | None, classes: Sequence[str]) -> Source:
-    """Show truth as classes, object ids, or a mask: that is what holds two values, if nothing else is said."""
-    if classes or (kind == "instances" and source.dtype != np.bool_):
-        return ShownLabels(source, source.dtype, partial(_checked, source.name))
-    if kind == "classes" or _has_two_values(source):
+def _shown_truth(source: Source, is_mask: bool) -> Source:
+    """Show truth as a mask, or as classes or object ids."""
+    if is_mask:
         return ShownLabels(source, np.dtype(np.bool_), _is_not_zero)
     return ShownLabels(source, source.dtype, partial(_checked, source.name))
 
 
-def _shown_prediction(item: Input, kind: str | None, label_map: LabelMap | None, classes: Sequence[str]) -> Source:
+def _shown_predictions(
+    items: Sequence[Input], kind: str | None, label_map: LabelMap | None, classes: Sequence[str]
+) -> list[Source]:
+    """Show predictions; integers of which nothing is said are masks if all of them may be."""
+    unsaid = [i.source for i in items if i.source.dtype.kind != "f" and not i.attributes.get("prediction")]
+    are_masks = kind is None and not classes and all(map(_is_mask, unsaid))
+    return [_shown_prediction(item, kind, are_masks, label_map, classes) for item in items]
+
+
+def _shown_prediction(
+    item: Input, kind: str | None, is_mask: bool, label_map: LabelMap | None, classes: Sequence[str]
+) -> Source:
     """Show a prediction as a mask, object ids, classes, or probabilities of foreground.
 
     Of several classes the foreground is everything but class 0. Integer probabilities are divided by the
@@ -328,7 +340,8 @@ def _shown_prediction(item: Input, kind: str | None, label_map: LabelMap | None,
     kind = attributes.get("kind") if kind is None or as_classes else kind
     if kind == "probabilities" or (kind is None and source.dtype.kind == "f"):
         several = source.shape[1] > 2
-        dtype = np.dtype(np.uint8 if several and classes else np.bool_ if several else np.float32)
+        of_map = np.result_type(source.dtype, np.float32) if source.dtype.kind == "f" else np.float32
+        dtype = np.dtype(np.uint8 if several and classes else np.bool_ if several else of_map)
         return ShownLabels(source, dtype, partial(_foreground_of, source.name, bool(classes)))
     if source.shape[1] != 1:
         raise InputError(
@@ -338,7 +351,7 @@ def _shown_prediction(item: Input, kind: str | None, label_map: LabelMap | None,
     if classes:
         show = _checked if attributes or label_map is None else partial(_class_of, label_map)
         return ShownLabels(source, np.dtype(np.int64), partial(show, source.name))
-    if as_classes or kind == "mask" or (kind is None and _has_two_values(source)):
+    if as_classes or kind == "mask" or (kind is None and is_mask):
         return ShownLabels(source, np.dtype(np.bool_), _is_not_zero)
     if source.dtype.kind not in "biu":
         raise InputError(f"{source.name}: labels are {source.dtype}; expected integers")
@@ -386,8 +399,8 @@ def _foreground_of(name: str, as_classes: bool, block: Block) -> Block:
     return shown
 
 
-def _has_two_values(source: Source) -> bool:
-    """Tell whether an image holds two values at most; it is read until a third one is found."""
+def _is_mask(source: Source) -> bool:
+    """Tell whether an image holds one value at most beside 0; it is read until a second one is found."""
     if source.dtype == np.bool_:
         return True
     found: set[Any] = set()
@@ -395,7 +408,7 @@ def _has_two_values(source: Source) -> bool:
     tiles = TileGrid(source.shape, (1, n_channels, *SAMPLE_TILE[2:]))
     for values in reduce_tiles(_some_values, work_on(source.name, tiles, [source])):
         found |= values
-        if len(found) > 2:
+        if len(found - {0}) > 1:
             return False
     return True
 

@@ -14,11 +14,12 @@ import numpy as np
 
 from unetcli import __version__
 from unetcli.config import EvaluateConfig
-from unetcli.evaluation.measuring import Result
+from unetcli.evaluation.measuring import Result, class_scores
 from unetcli.evaluation.pairs import Pair
 from unetcli.evaluation.plan import adds_up
 from unetcli.metrics.calibration import expected_calibration_error, reliability
 from unetcli.metrics.comparison import bootstrap_interval, columns_of, mean_over_images, paired_difference
+from unetcli.metrics.measuring import pool_images
 from unetcli.metrics.scores import LABELS, SCORES
 from unetcli.report.html import ScoreColumn
 
@@ -67,6 +68,7 @@ def collect(
     metrics: dict[str, Any] = {
         "schema": SCHEMA,
         "mean": {c.name: mean_over_images(values[c.name]) for c in columns},
+        "pooled": _pooled(columns, results, classes),
         "intervals": {c.name: _interval(*bootstrap_interval(values[c.name])) for c in columns},
         "images": rows,
         "undefined": {c.name: c.undefined for c in columns if None in values[c.name]},
@@ -83,7 +85,7 @@ def collect(
         error = expected_calibration_error(table)
         metrics["calibration_error"] = None if math.isnan(error) else error
     if compared is not None:
-        metrics["comparison"] = _comparison(columns, values, compared)
+        metrics["comparison"] = _comparison(columns, values, compared, classes)
     return {
         **metrics,
         "notes": list(notes),
@@ -111,7 +113,10 @@ def to_csv(metrics: Mapping[str, Any]) -> str:
 
 
 def _comparison(
-    columns: Sequence[ScoreColumn], values: Mapping[str, Sequence[float | None]], compared: Compared
+    columns: Sequence[ScoreColumn],
+    values: Mapping[str, Sequence[float | None]],
+    compared: Compared,
+    classes: Sequence[str],
 ) -> dict[str, Any]:
     others = columns_of([r.scores for r in compared.results])
     scores = {}
@@ -123,9 +128,19 @@ def _comparison(
         "a": compared.a,
         "b": compared.b,
         "mean": {c.name: mean_over_images(others[c.name]) for c in columns},
+        "pooled": _pooled(columns, compared.results, classes),
         "scores": scores,
         "images": [{"name": r.name, **r.scores} for r in compared.results],
     }
+
+
+def _pooled(
+    columns: Sequence[ScoreColumn], results: Sequence[Result], classes: Sequence[str]
+) -> dict[str, float | None]:
+    """Score all images together, with their classes."""
+    confusions = [r.confusion for r in results if r.confusion is not None]
+    pooled = pool_images([r.totals for r in results], [c.name for c in columns if c.name in SCORES])
+    return pooled | class_scores(np.sum(confusions, axis=0) if confusions else None, classes)
 
 
 def _interval(low: float, high: float) -> list[float] | None:

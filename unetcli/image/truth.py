@@ -175,7 +175,7 @@ def show_truth(
     is_cut
         Whether a threshold left two values.
     ignored
-        A value that stands for pixels that do not count: shown as the background.
+        A value that stands for pixels that do not count: shown as the background, and no class.
 
     Returns
     -------
@@ -191,17 +191,28 @@ def show_truth(
     """
     notes += overlap_notes(truths)
     if ignored is not None:
-        background = next(iter(_parse_classes(classes))) if classes else 0
+        background = _background(truths, ignored, kind, classes)
         truths = [ShownLabels(truth, truth.dtype, partial(_replaced, ignored, background)) for truth in truths]
     if kind is None and classes is None and not any(map(_is_coloured, truths)):
         _check_one_palette(truths)
         if not is_cut:
             check_not_interpolated(truths, count_values(truths))
         return list(truths), None
+    if kind == "instances" and classes is None:  # of any size, and there may be none
+        return list(truths), LabelMap("instances", (), ("background", "object"), ())
     label_map = make_label_map(truths, notes, kind=kind, classes=classes, boundary=boundary)
     if label_map is None or label_map.kind == "instances":
         return list(truths), label_map
     return [ShownLabels(truth, label_map.dtype, partial(label_map, None)) for truth in truths], label_map
+
+
+def _background(truths: Sequence[Source], ignored: int, kind: str | None, classes: str | None) -> int:
+    """Return the value of the first class: 0 of ids and masks, else the lowest but for the one to ignore."""
+    if classes is not None:
+        return next(iter(_parse_classes(classes)))
+    if kind == "instances" or (kind is None and not any(map(_is_coloured, truths))):
+        return 0
+    return min((value for value in count_values(truths) if value != ignored), default=0)
 
 
 def _replaced(value: int, by: int, block: Block) -> Block:

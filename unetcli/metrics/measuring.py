@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unetcli.errors import ConfigError, InputError
 from unetcli.metrics.partitions import NEIGHBOURS
-from unetcli.metrics.scores import COUNTED, CURVES, SCORES
+from unetcli.metrics.scores import COUNTED, CURVES, SCORES, Totals, add_totals
 from unetcli.metrics.slices import slice_pairs
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF
 
@@ -78,6 +78,8 @@ def score_image(
 
 Measured = dict[tuple[str, float], list[Any]]
 """What a score, by name and threshold, is of each slice."""
+ImageTotals = dict[tuple[str, float], Totals]
+"""What a score, by name and threshold, adds up to over the slices of an image."""
 
 
 def measure_slices(
@@ -105,6 +107,38 @@ def combine_slices(parts: Sequence[Measured], names: Sequence[str]) -> dict[str,
         for name in _needed(names)
     }
     return {name: _none_if_nan(_at_best(name, values)) for name in names}
+
+
+def add_up_slices(measured: Measured, names: Sequence[str]) -> ImageTotals:
+    """Sum what was measured on the slices of an image, as far as `pool_images` asks for it."""
+    pooled = _needed([name for name in names if SCORES[name].is_pooled])
+    return {(name, t): SCORES[name].add_up(values) for (name, t), values in measured.items() if name in pooled}
+
+
+def pool_images(images: Sequence[ImageTotals], names: Sequence[str]) -> dict[str, float | None]:
+    """Score all images together: pixels, pairs and objects are pooled, and one threshold is searched for all.
+
+    Parameters
+    ----------
+    images
+        From `add_up_slices`; at least one.
+    names
+        Those of `SCORES` that are not pooled are left out.
+
+    Returns
+    -------
+    dict
+        None = undefined. Without the scores that were measured at other thresholds on some images than on others.
+    """
+    keys = set.intersection(*(set(image) for image in images))
+    apart = {name for image in images for name, t in image if (name, t) not in keys}
+    values: dict[str, list[float]] = {}
+    for name, t in images[0]:  # in the order of the thresholds
+        if name not in apart:
+            totals = add_totals([image[name, t] for image in images])
+            values.setdefault(name, []).append(SCORES[name].value(totals))
+    pooled = [name for name in names if SCORES[name].is_pooled and _needed([name]) <= values.keys()]
+    return {name: _none_if_nan(_at_best(name, values)) for name in pooled}
 
 
 def score_curves(

@@ -65,9 +65,13 @@ def average_precision(table: ContingencyTable, twentieths: int = 10) -> float:
     -----
     By `count_matches`. This is the AP of the Data Science Bowl 2018, StarDist and Cellpose.
     """
-    objects = table.objects
-    matched = count_matches(objects, twentieths)
-    return ratio(matched, objects.n_truth + objects.n_prediction - matched)
+    return ratio(*match_totals(table, twentieths))
+
+
+def match_totals(table: ContingencyTable, twentieths: int = 10) -> tuple[int, int]:
+    """Count what `average_precision` divides: TP, and TP + FP + FN; those of several images add up."""
+    matched = count_matches(table.objects, twentieths)
+    return matched, table.objects.n_truth + table.objects.n_prediction - matched
 
 
 def mean_average_precision(table: ContingencyTable) -> float:
@@ -114,13 +118,22 @@ def panoptic_quality(table: ContingencyTable) -> PanopticQuality:
     ----------
     .. [1] Kirillov et al., "Panoptic Segmentation", CVPR 2019.
     """
+    return panoptic_of_totals(*panoptic_totals(table))
+
+
+def panoptic_totals(table: ContingencyTable) -> tuple[float, int, int]:
+    """Add up the IoU of the matches of `panoptic_quality`, and count them and the objects of both sides."""
     objects = table.objects
-    n_objects = objects.n_truth + objects.n_prediction
+    ious = (objects.shared / objects.union)[2 * objects.shared > objects.union]
+    return float(ious.sum()), len(ious), objects.n_truth + objects.n_prediction
+
+
+def panoptic_of_totals(sum_of_ious: float, n_matched: int, n_objects: int) -> PanopticQuality:
+    """Turn the totals of one image, or the sums of those of several, into the panoptic quality."""
     if n_objects == 0:
         return PanopticQuality(math.nan, math.nan, math.nan)
-    ious = (objects.shared / objects.union)[2 * objects.shared > objects.union]
-    rq = 2 * len(ious) / n_objects
-    sq = float(ious.mean()) if len(ious) else 0.0
+    rq = 2 * n_matched / n_objects
+    sq = sum_of_ious / n_matched if n_matched else 0.0
     return PanopticQuality(sq * rq, sq, rq)
 
 
@@ -176,13 +189,13 @@ def _partners(objects: ObjectPairs) -> NDArray[np.bool_]:
 # --- Cell Tracking Challenge: whatever covers more than half of a true object -----------------------------
 
 
-def seg(*tables: ContingencyTable) -> float:
+def seg(table: ContingencyTable) -> float:
     """Compute the SEG score of the Cell Tracking Challenge: the mean over true objects of the IoU with their partner.
 
     Parameters
     ----------
-    *tables
-        Overlaps of the objects; of several tables the objects are pooled.
+    table
+        Overlaps of the objects of an image.
 
     Returns
     -------
@@ -194,17 +207,22 @@ def seg(*tables: ContingencyTable) -> float:
     The partner of a true object is the predicted one that covers more than half of it; without one it adds 0.
     Predicted objects that are nobody's partner cost nothing.
     """
-    ious = [(table.objects.shared / table.objects.union)[_covers(table.objects)].sum() for table in tables]
-    return ratio(float(sum(ious)), sum(table.objects.n_truth for table in tables))
+    return ratio(*seg_totals(table))
 
 
-def det(*tables: ContingencyTable) -> float:
+def seg_totals(table: ContingencyTable) -> tuple[float, int]:
+    """Add up the IoU that `seg` is the mean of, and count the true objects; those of all frames are pooled."""
+    objects = table.objects
+    return float((objects.shared / objects.union)[_covers(objects)].sum()), objects.n_truth
+
+
+def det(table: ContingencyTable) -> float:
     """Compute the DET score of the Cell Tracking Challenge: how much work it would be to mend the detections.
 
     Parameters
     ----------
-    *tables
-        Overlaps of the objects; of several tables the work is pooled.
+    table
+        Overlaps of the objects of an image.
 
     Returns
     -------
@@ -222,12 +240,20 @@ def det(*tables: ContingencyTable) -> float:
     .. [1] Matula et al., "Cell Tracking Accuracy Measurement Based on Comparison of Acyclic Oriented Graphs", PLoS
        ONE 10(12), 2015.
     """
-    work, all_work = 0, 0
-    for objects in (table.objects for table in tables):
-        found = int(np.count_nonzero(_covers(objects)))
-        used = len(np.unique(objects.prediction[_covers(objects)]))
-        work += 5 * (found - used) + 10 * (objects.n_truth - found) + objects.n_prediction - used
-        all_work += 10 * objects.n_truth
+    return det_of_totals(*det_totals(table))
+
+
+def det_totals(table: ContingencyTable) -> tuple[int, int]:
+    """Count the work to mend the detections, and that to draw all objects; those of all frames are pooled."""
+    objects = table.objects
+    found = int(np.count_nonzero(_covers(objects)))
+    used = len(np.unique(objects.prediction[_covers(objects)]))
+    work = 5 * (found - used) + 10 * (objects.n_truth - found) + objects.n_prediction - used
+    return work, 10 * objects.n_truth
+
+
+def det_of_totals(work: int, all_work: int) -> float:
+    """Turn the work in one image, or its sum over several, into DET."""
     return ratio(all_work - min(work, all_work), all_work)
 
 

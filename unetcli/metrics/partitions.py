@@ -63,7 +63,8 @@ def thin_borders(segments: NDArray[Any]) -> SegmentImage:
     Returns
     -------
     (y, x) int64
-        The same ids, grown; 0 = dam. An image without a segment becomes one segment.
+        The same ids, grown; 0 = dam. An image without a segment becomes one segment. Where an id is too large for the
+        type, the segments are numbered anew.
 
     Notes
     -----
@@ -77,6 +78,8 @@ def thin_borders(segments: NDArray[Any]) -> SegmentImage:
     """
     if not segments.any():
         return np.ones(segments.shape, np.int64)
+    if segments.dtype.kind == "u" and segments.max() > np.iinfo(np.int64).max:
+        segments = np.where(segments == 0, 0, 1 + np.unique(segments, return_inverse=True)[1])
     state = np.where(segments == 0, _MEMBRANE, segments.astype(np.int64))
     state = np.pad(state, 1, constant_values=_OUTSIDE)
     _flood(state.ravel(), state.shape[1])
@@ -267,6 +270,11 @@ def fg_rand_fscore(*tables: ContingencyTable) -> float:
         0..1, 1 = perfect; nan where the truth has no foreground.
     """
     return v_rand(*tables).fscore
+
+
+def fscore_of_sums(both: int, truth: int, prediction: int) -> float:
+    """Compute `fg_rand_fscore` of `foreground_pair_sums`, which add up over images."""
+    return _v_rand(both, truth, prediction).fscore
 
 
 def adapted_rand_error(table: ContingencyTable) -> float:

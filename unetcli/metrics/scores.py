@@ -5,8 +5,9 @@ A new score is one function of arrays or of a table in its module, and one entry
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -17,24 +18,30 @@ from unetcli.metrics.distances import BOUNDARY_TOLERANCE_PX, assd, boundary_f, h
 from unetcli.metrics.objects import (
     AP_TWENTIETHS,
     aji,
-    average_precision,
-    det,
-    mean_average_precision,
-    panoptic_quality,
-    seg,
+    det_of_totals,
+    det_totals,
+    match_totals,
+    panoptic_of_totals,
+    panoptic_totals,
+    seg_totals,
 )
 from unetcli.metrics.partitions import (
     adapted_rand_error,
     adapted_rand_error_paper,
     adapted_rand_error_scikit_image,
-    fg_rand_fscore,
+    foreground_pair_sums,
+    fscore_of_sums,
     rand_error,
     v_info,
     vi,
 )
 from unetcli.metrics.pixels import dice, iou, pixel_error, pixel_fscore
 from unetcli.metrics.slices import SlicePair, mean_defined
+from unetcli.metrics.tables import Counts, ratio
 from unetcli.metrics.topology import warping_types
+
+Totals = tuple[Any, ...]
+"""Numbers that add up over slices and images to those of all together."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +51,17 @@ class Score:
     Parameters
     ----------
     measure
-        Function of one slice at one threshold; nan = undefined.
+        Function of one slice at one threshold: the value, nan = undefined, or the totals that `of_totals` takes.
     better
         Which direction is better.
     convention
         One line to print beside the value: what tells it from others of its name.
     undefined
         Why it may be None; empty if it never is.
-    combine
-        Slices to one value: the plain mean, or a function that pools what `measure` returns.
+    of_totals
+        Function of what `measure` returns, and of its sum over slices: the value. None: there are no totals.
+    pools_slices
+        Whether the value of an image is that of the totals of its slices, and not the plain mean of their values.
     search
         None: at threshold 0.5. Else the score whose best value over thresholds picks the threshold.
     last_threshold
@@ -68,14 +77,41 @@ class Score:
     better: Literal["higher", "lower"]
     convention: str
     undefined: str = ""
-    combine: Callable[[Sequence[Any]], float] = mean_defined
+    of_totals: Callable[..., float] | None = None
+    pools_slices: bool = False
     search: str | None = None
     last_threshold: float = 1.0
     sums: Literal["pixels", "segments"] | None = None
     planes_only: bool = False
 
+    @property
+    def is_pooled(self) -> bool:
+        """Whether all images together have a value that is not the mean of theirs."""
+        return self.of_totals is not None or self.search is not None
 
-_of_pixels = partial(Score, sums="pixels")
+    def add_up(self, slices: Sequence[Any]) -> Totals:
+        """Sum what was measured on slices; of values, those that are defined, and how many these are."""
+        if self.of_totals is not None:
+            return add_totals(slices)
+        defined = [value for value in slices if not math.isnan(value)]
+        return math.fsum(defined), len(defined)
+
+    def value(self, totals: Totals) -> float:
+        """Turn totals into the value; nan = undefined."""
+        return (self.of_totals or ratio)(*totals)
+
+    def combine(self, slices: Sequence[Any]) -> float:
+        """Turn what was measured on the slices of an image into its value."""
+        if self.pools_slices:
+            return self.value(self.add_up(slices))
+        return mean_defined([self.value(self.add_up([one])) for one in slices])
+
+
+def add_totals(parts: Sequence[Totals]) -> Totals:
+    """Add up totals, number by number."""
+    return tuple(sum(numbers) for numbers in zip(*parts, strict=True))
+
+
 _of_segments = partial(Score, sums="segments")
 _planar = partial(Score, planes_only=True)
 
@@ -87,32 +123,50 @@ _AT_HALF = f"foreground > 0.5, {_MEAN}"
 _THINNED = f"Fiji, prediction thinned, truth foreground only, {_MEAN}"
 _IDS = "ids of labels, else components of foreground > 0.5, 4-connected if not set"
 _SEGMENTS = f"{_IDS}, {_MEAN}"
+_POOLED = "objects pooled over slices"
 _EDGES = f"pixels; between edge pixels, the rim counts, foreground > 0.5, {_MEAN}"
+
+
+def _of_pixels(score: Callable[[Counts], float], better: Literal["higher", "lower"], convention: str) -> Score:
+    """Describe a function of the confusion table."""
+    return Score(
+        lambda pair: pair.confusion.ravel().tolist(),
+        better,
+        convention,
+        of_totals=lambda *counts: score(np.array(counts).reshape(2, 2)),
+        sums="pixels",
+    )
 
 
 def _average_precision(twentieths: int) -> Score:
     """Describe the average precision at one threshold of the IoU."""
     return _of_segments(
-        lambda pair: average_precision(pair.overlaps, twentieths),
+        lambda pair: match_totals(pair.overlaps, twentieths),
         "higher",
         f"TP/(TP+FP+FN), objects match at IoU >= {twentieths / 20}; {_SEGMENTS}",
         _NO_OBJECTS,
+        of_totals=ratio,
+    )
+
+
+def _panoptic(part: Literal["pq", "sq", "rq"], convention: str) -> Score:
+    """Describe the panoptic quality or a factor of it."""
+    return _of_segments(
+        lambda pair: panoptic_totals(pair.overlaps),
+        "higher",
+        f"{convention}; {_SEGMENTS}",
+        _NO_OBJECTS,
+        of_totals=lambda *totals: getattr(panoptic_of_totals(*totals), part),
     )
 
 
 SCORES: dict[str, Score] = {
-    "iou": _of_pixels(lambda pair: iou(pair.confusion), "higher", f"TP/(TP+FP+FN), 1 if both are empty, {_AT_HALF}"),
-    "dice": _of_pixels(
-        lambda pair: dice(pair.confusion), "higher", f"2TP/(2TP+FP+FN), 1 if both are empty, {_AT_HALF}"
-    ),
-    "pixel_error": _of_pixels(
-        lambda pair: pixel_error(pair.confusion), "lower", f"share of differing pixels, {_AT_HALF}"
-    ),
-    "max_pixel_fscore": _of_pixels(
-        lambda pair: pair.confusion,
-        "higher",
-        "F-score of foreground pixels, pooled over slices, best threshold",
-        combine=lambda tables: pixel_fscore(np.sum(tables, axis=0)),
+    "iou": _of_pixels(iou, "higher", f"TP/(TP+FP+FN), 1 if both are empty, {_AT_HALF}"),
+    "dice": _of_pixels(dice, "higher", f"2TP/(2TP+FP+FN), 1 if both are empty, {_AT_HALF}"),
+    "pixel_error": _of_pixels(pixel_error, "lower", f"share of differing pixels, {_AT_HALF}"),
+    "max_pixel_fscore": replace(
+        _of_pixels(pixel_fscore, "higher", "F-score of foreground pixels, pooled over slices, best threshold"),
+        pools_slices=True,
         search="max_pixel_fscore",
     ),
     "warping_error": _planar(
@@ -159,11 +213,12 @@ SCORES: dict[str, Score] = {
         search="v_info",
     ),
     "fg_rand_fscore": _of_segments(
-        lambda pair: pair.overlaps,
+        lambda pair: foreground_pair_sums(pair.overlaps),
         "higher",
         f"not thinned, truth foreground only; {_IDS}, pairs pooled over slices",
         _NO_TRUTH,
-        combine=lambda tables: fg_rand_fscore(*tables),
+        of_totals=fscore_of_sums,
+        pools_slices=True,
     ),
     "vi_split": _of_segments(
         lambda pair: vi(pair.overlaps).split,
@@ -195,42 +250,30 @@ SCORES: dict[str, Score] = {
     ),
     **{f"ap{5 * k}": _average_precision(k) for k in AP_TWENTIETHS},
     "mean_ap": _of_segments(
-        lambda pair: mean_average_precision(pair.overlaps),
+        lambda pair: [n for k in AP_TWENTIETHS for n in match_totals(pair.overlaps, k)],
         "higher",
         f"mean of ap50, ap55 .. ap95; {_SEGMENTS}",
         _NO_OBJECTS,
+        of_totals=lambda *totals: float(np.mean(list(map(ratio, totals[::2], totals[1::2])))),
     ),
-    "pq": _of_segments(
-        lambda pair: panoptic_quality(pair.overlaps).pq,
-        "higher",
-        f"sq * rq, objects match at IoU > 0.5; {_SEGMENTS}",
-        _NO_OBJECTS,
-    ),
-    "sq": _of_segments(
-        lambda pair: panoptic_quality(pair.overlaps).sq,
-        "higher",
-        f"mean IoU of matches, IoU > 0.5, 0 without one; {_SEGMENTS}",
-        _NO_OBJECTS,
-    ),
-    "rq": _of_segments(
-        lambda pair: panoptic_quality(pair.overlaps).rq,
-        "higher",
-        f"TP/(TP+FP/2+FN/2), objects match at IoU > 0.5; {_SEGMENTS}",
-        _NO_OBJECTS,
-    ),
+    "pq": _panoptic("pq", "sq * rq, objects match at IoU > 0.5"),
+    "sq": _panoptic("sq", "mean IoU of matches, IoU > 0.5, 0 without one"),
+    "rq": _panoptic("rq", "TP/(TP+FP/2+FN/2), objects match at IoU > 0.5"),
     "seg": _of_segments(
-        lambda pair: pair.overlaps,
+        lambda pair: seg_totals(pair.overlaps),
         "higher",
-        f"Cell Tracking Challenge: IoU with what covers more than half of a true object; {_IDS}, objects pooled",
+        f"Cell Tracking Challenge: IoU with what covers more than half of a true object; {_IDS}, {_POOLED}",
         _NO_TRUTH,
-        combine=lambda tables: seg(*tables),
+        of_totals=ratio,
+        pools_slices=True,
     ),
     "det": _of_segments(
-        lambda pair: pair.overlaps,
+        lambda pair: det_totals(pair.overlaps),
         "higher",
-        f"Cell Tracking Challenge: 1 - (5 splits + 10 missed + 1 spurious)/(10 true objects); {_IDS}, objects pooled",
+        f"Cell Tracking Challenge: 1 - (5 splits + 10 missed + 1 spurious)/(10 true objects); {_IDS}, {_POOLED}",
         _NO_TRUTH,
-        combine=lambda tables: det(*tables),
+        of_totals=det_of_totals,
+        pools_slices=True,
     ),
     "aji": _of_segments(
         lambda pair: aji(pair.overlaps),

@@ -17,7 +17,7 @@ from unetcli.metrics.comparison import (
     mean_over_images,
     paired_difference,
 )
-from unetcli.metrics.measuring import score_image
+from unetcli.metrics.measuring import ImageTotals, add_up_slices, combine_slices, measure_slices, pool_images
 from unetcli.metrics.partitions import NEIGHBOURS
 from unetcli.metrics.scores import SCORES
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF
@@ -35,20 +35,34 @@ class ImageScores:
         Why, for each that is None.
     conventions
         What tells each score from others of its name.
+    totals
+        What the image adds to the scores of several together.
     """
 
     values: dict[str, float | None]
     undefined: dict[str, str] = field(default_factory=dict)
     conventions: dict[str, str] = field(default_factory=dict, repr=False)
+    totals: ImageTotals = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A score over images: the mean of those on which it is defined, None if there are none, and its 95 % interval."""
+    """A score over images.
+
+    Parameters
+    ----------
+    mean
+        Of those on which it is defined; None if there are none.
+    low, high
+        The 95 % interval of the mean; nan with fewer than two images.
+    pooled
+        Of all images together; None if it is undefined, or the score can not be pooled.
+    """
 
     mean: float | None
     low: float
     high: float
+    pooled: float | None = None
 
 
 def score(
@@ -62,13 +76,14 @@ def score(
     ignore_label: int | None = None,
     connectivity: int | None = None,
     as_volume: bool = False,
+    are_ids: bool | None = None,
 ) -> ImageScores:
     """Score a prediction against the truth: the Python twin of ``unetcli evaluate PREDICTION TRUTH``.
 
     Parameters
     ----------
     prediction : (y, x) or (n, y, x) bool, int or float
-        A mask, object ids (integers of more than two values), or probabilities of foreground, 0..1.
+        A mask, object ids, or probabilities of foreground, 0..1.
     truth : same shape, bool or int
         A mask, or object ids.
     metrics
@@ -85,6 +100,9 @@ def score(
         Neighbours of a pixel in the components of a mask: 4 or 8, by default 4; of volumes 6, 18, 26, by default 6.
     as_volume
         Take (z, y, x) as one volume in place of planes that are scored alone.
+    are_ids
+        Whether integers are object ids, whose objects need not be connected, or masks; None: ids if there are several
+        beside 0. Say True where an image may hold a single object.
 
     Returns
     -------
@@ -115,27 +133,31 @@ def score(
     )
     if flat := [name for name in names if as_volume and name in SCORES and SCORES[name].planes_only]:
         raise ConfigError(f"metrics: {', '.join(flat)} is measured in planes", fix="leave out as_volume")
+    if roi is not None and roi.shape not in (truth.shape, truth.shape[-2:]):
+        raise InputError(f"roi: shape is {roi.shape}; expected the truth's, {truth.shape}, or that of a plane")
     counted = None if roi is None else np.broadcast_to(roi != 0, truth.shape)
     if ignore_label is not None:
         is_known = truth != ignore_label
         truth = np.where(is_known, truth, truth.dtype.type(0))
         counted = is_known if counted is None else counted & is_known
     at = np.index_exp[None] if truth.ndim == 2 else np.index_exp[:]
-    values = score_image(
-        _mask_or_ids(truth)[at],
-        _mask_or_ids(prediction)[at],
+    measured = measure_slices(
+        _mask_or_ids(truth, are_ids)[at],
+        _mask_or_ids(prediction, are_ids)[at],
         names=names,
         threshold=threshold,
         thresholds=thresholds,
         counted=None if counted is None else counted[at],
         connectivity=connectivity or known[0],
     )
+    values = combine_slices([measured], names)
     undefined = {name: SCORES[name].undefined or "no pixel counts" for name, value in values.items() if value is None}
-    return ImageScores(values, undefined, {name: SCORES[name].convention for name in names})
+    conventions = {name: SCORES[name].convention for name in names}
+    return ImageScores(values, undefined, conventions, add_up_slices(measured, names))
 
 
 def summarize(images: Sequence[ImageScores]) -> dict[str, Mean]:
-    """Take the mean of each score over images, with its bootstrap interval.
+    """Take the mean of each score over images, with its bootstrap interval, and the score of all of them together.
 
     Examples
     --------
@@ -143,7 +165,11 @@ def summarize(images: Sequence[ImageScores]) -> dict[str, Mean]:
     0.8
     """
     columns = columns_of([image.values for image in images])
-    return {name: Mean(mean_over_images(values), *bootstrap_interval(values)) for name, values in columns.items()}
+    pooled = pool_images([image.totals for image in images], [n for n in columns if n in SCORES]) if images else {}
+    return {
+        name: Mean(mean_over_images(values), *bootstrap_interval(values), pooled.get(name))
+        for name, values in columns.items()
+    }
 
 
 def compare(a: Sequence[ImageScores], b: Sequence[ImageScores]) -> dict[str, Difference]:
@@ -176,6 +202,8 @@ def compare(a: Sequence[ImageScores], b: Sequence[ImageScores]) -> dict[str, Dif
     return {name: paired_difference(first[name], second[name], better=SCORES[name].better) for name in first}
 
 
-def _mask_or_ids(values: NDArray[Any]) -> NDArray[Any]:
-    """Take integers of two values at most as a mask."""
-    return values != 0 if values.dtype.kind in "iu" and len(np.unique(values)) <= 2 else values
+def _mask_or_ids(values: NDArray[Any], are_ids: bool | None) -> NDArray[Any]:
+    """Take integers as a mask, if nothing else is said where they hold one value at most beside 0."""
+    if values.dtype.kind in "iu" and are_ids is None:
+        are_ids = bool(np.count_nonzero(np.unique(values)) > 1)
+    return values != 0 if values.dtype.kind in "iu" and not are_ids else values

@@ -17,7 +17,7 @@ CHALLENGE_THRESHOLDS: tuple[float, ...] = tuple(accumulate(repeat(0.1, 10), init
 """0 to 1 by 0.1, summed in double as Fiji does: 11 values, the last 0.9999999999999999, below 1."""
 
 
-def to_probabilities(values: NDArray[Any]) -> NDArray[np.float32]:
+def to_probabilities(values: NDArray[Any]) -> NDArray[np.floating[Any]]:
     """Scale a stored probability map to 0..1.
 
     Parameters
@@ -27,7 +27,7 @@ def to_probabilities(values: NDArray[Any]) -> NDArray[np.float32]:
 
     Returns
     -------
-    (...) float32, 0..1
+    (...) float32, or float64 of what is float64: rounded, a value may cross a threshold
 
     Examples
     --------
@@ -35,7 +35,7 @@ def to_probabilities(values: NDArray[Any]) -> NDArray[np.float32]:
     [0.0, 0.20000000298023224, 1.0]
     """
     if values.dtype.kind in "fb":
-        return values.astype(np.float32, copy=False)
+        return values.astype(np.float64 if values.dtype.itemsize == 8 else np.float32, copy=False)
     if values.dtype.kind not in "iu":
         raise InputError(f"probabilities: type is {values.dtype}; expected numbers")
     return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)

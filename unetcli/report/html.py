@@ -56,6 +56,8 @@ class ScoreColumn:
         None = undefined on every image.
     undefined
         Why it may be undefined; empty if it never is.
+    pooled
+        Of all images together; None if there is no such value.
     """
 
     name: str
@@ -64,6 +66,7 @@ class ScoreColumn:
     convention: str
     mean: float | None
     undefined: str = ""
+    pooled: float | None = None
 
 
 @dataclass(frozen=True)

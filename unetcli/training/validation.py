@@ -19,7 +19,9 @@ from unetcli.image.dataset import Dataset
 from unetcli.image.source import read_mirrored
 from unetcli.image.tiling import Box, TileGrid
 from unetcli.metrics.measuring import Measured, combine_slices, measure_slices
-from unetcli.metrics.pixels import dice, iou, pixel_error
+from unetcli.metrics.pixels import iou
+from unetcli.metrics.scores import SCORES
+from unetcli.metrics.slices import SummedPair
 from unetcli.metrics.tables import Counts, confusion_table
 from unetcli.metrics.thresholds import HALF, foreground
 from unetcli.models.geometry import Geometry
@@ -34,7 +36,7 @@ VALIDATION_TILE = {2: (512, 512), 3: (32, 128, 128)}
 """Core of a tile of planes (y, x) and of volumes (z, y, x), pixels, before it is rounded up to the network's stride."""
 RANKS = ("worst", "best", "median", "first")
 """Slices that a sheet shows, each once: by IoU, and the first of all, which is the same on each sheet."""
-PIXEL_SCORES = {"pixel_error": pixel_error, "iou": iou, "dice": dice}
+PIXEL_SCORES = ("pixel_error", "iou", "dice")
 """What is measured always: of the foreground, as `evaluate` does, from tables that add up over tiles."""
 
 
@@ -64,7 +66,7 @@ class SliceScores(NamedTuple):
     @property
     def iou(self) -> float:
         """Of the foreground."""
-        return float(self.measured["iou", HALF][0])
+        return SCORES["iou"].combine(self.measured["iou", HALF])
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,8 @@ class Validator:
         slices = {}
         for z, table in enumerate(tables.sum(axis=0)):
             if table.any():
-                measured = {(name, HALF): [score(_foreground_of(table))] for name, score in PIXEL_SCORES.items()}
+                pixels = SummedPair(_foreground_of(table), None, HALF)
+                measured: Measured = {(name, HALF): [SCORES[name].measure(pixels)] for name in PIXEL_SCORES}
                 if labels is not None and likely is not None:
                     measured |= self._measure_whole(labels[z : z + 1], likely[z : z + 1])
                 wrong = tables[:, z].sum(axis=(1, 2)) - np.trace(tables[:, z], axis1=1, axis2=2)
