@@ -256,7 +256,7 @@ def test_an_undefined_score_is_left_out_of_the_mean_and_empty_in_the_files(tmp_p
 def test_a_mean_that_is_undefined_is_said_so(tmp_path, cli):
     a, b = pair_of(tmp_path, np.zeros_like(SQUARE), np.zeros_like(SQUARE))
     assert cli("evaluate", a, b, "-o", tmp_path / "r", "--metrics", "v_rand") == 0
-    assert re.search(r"v_rand +undefined +higher +the truth has no foreground", cli.out)
+    assert re.search(r"v_rand +undefined +higher\s+the truth has no foreground", cli.out)
 
 
 # ------------------------------------------------------------------------------------------- files
@@ -282,7 +282,7 @@ def test_files_and_printed_table_agree(folders, worse, tmp_path, cli):
 
     title, _, *lines = cli.out.splitlines()
     assert title == f"{N_IMAGES} images, mean and its 95 % interval"
-    printed = {words[0]: words[1:6] for words in map(str.split, lines)}
+    printed = {words[0]: words[1:6] for words in map(str.split, lines) if len(words) > 5 and words[0] in SCORES}
     assert printed == {
         n: [
             f"{v:.4g}",
@@ -293,6 +293,19 @@ def test_files_and_printed_table_agree(folders, worse, tmp_path, cli):
         ]
         for n, v in metrics["mean"].items()
     }
+
+
+@pytest.mark.parametrize("width", [80, 300])
+def test_nothing_printed_is_cut_off(folders, worse, tmp_path, cli, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert cli("evaluate", worse, folders / "masks", "-o", tmp_path / "r", "--compare", folders / "masks") == 0
+    assert "…" not in cli.out
+    assert max(map(len, cli.out.splitlines())) <= width
+    said = " ".join(cli.out.split())
+    found = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    for name, value in found["mean"].items():
+        assert found["conventions"][name] in said
+        assert f"{name} {value:.4g} {found['comparison']['mean'][name]:.4g} " in said
 
 
 def test_what_is_returned_is_what_is_written_and_printed_as_json(folders, worse, tmp_path, cli):
