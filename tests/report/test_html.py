@@ -96,7 +96,10 @@ def test_same_report_same_bytes(tmp_path):
         (Report("", [], []), "No image was scored."),
         (Report("", [], [Case("a", {})]), "1 image was scored, a."),
         (Report("", COLUMNS[2:], _cases(2)), "2 images were scored; no score is defined."),
-        (_report(1, scores=[replace(COLUMNS[1], mean=0.5)]), "1 image was scored, image 000: IoU is 0.5000."),
+        (
+            Report("", [replace(COLUMNS[1], mean=0.5)], [Case("image 000", {"iou": 0.5})]),
+            "1 image was scored, image 000: IoU is 0.5000.",
+        ),
         (_report(), "4 images: IoU is 0.9000 on average, 1 being perfect. The worst is image 003 with 0.2500."),
         (
             _report(**FULL),
@@ -117,8 +120,41 @@ def test_same_report_same_bytes(tmp_path):
             Report("", [replace(COLUMNS[1], mean=0.0)], [Case("a", {"iou": 0.0}), Case("b", {"iou": 0.0})]),
             "2 images: IoU is 0 on average, 1 being perfect.",
         ),
+        (
+            Report(
+                "",
+                [replace(COLUMNS[1], mean=0.0), replace(COLUMNS[2], mean=1.0)],
+                [Case("empty", {"iou": 0.0, "v_rand": 1.0})],
+            ),
+            "1 image was scored, empty: VRand is 1.000.",
+        ),
+        (
+            Report("", [replace(COLUMNS[1], mean=1.0)], [Case("a", {"iou": 1.0}), Case("b", {"iou": None})]),
+            "2 images: IoU is 1.000 on average, 1 being perfect.",
+        ),
+        (
+            Report(
+                "",
+                [replace(COLUMNS[1], mean=0.9), ScoreColumn("mean_iou", "Mean IoU", "higher", "", 0.3)],
+                [Case("a", {"iou": 0.9, "mean_iou": 0.3})],
+            ),
+            "1 image was scored, a: Mean IoU is 0.3000.",
+        ),
     ],
-    ids=["nothing", "no-score", "undefined", "one", "some", "interval", "lower", "perfect", "zero"],
+    ids=[
+        "nothing",
+        "no-score",
+        "undefined",
+        "one",
+        "some",
+        "interval",
+        "lower",
+        "perfect",
+        "zero",
+        "one-perfect-score",
+        "one-perfect-image",
+        "classes",
+    ],
 )
 def test_it_opens_with_the_verdict(tmp_path, report, verdict):
     assert _verdict(_write(tmp_path, report)) == verdict
