@@ -48,6 +48,8 @@ TOGETHER = ("train",)
 """Commands whose processes work together, where `torchrun` or `srun` starts several; the first one speaks for all."""
 SLOW_TILES = ("tile-predict",)
 """Commands of which a tile may take longer than a scheduler waits: a signal stops them within one."""
+UNSAVED = ("evaluate", "info")
+"""Commands that begin anew when they were stopped."""
 LOCAL: Any = {"parser": local_path, "show_default": False}
 STORE: Any = {"parser": parse_location, "show_default": False}
 """A place that may be remote; annotated as a path nevertheless, because typer takes no unions."""
@@ -484,7 +486,8 @@ def _progress(name: str, common: Common) -> Progress:
     terminal = sys.stderr.isatty()
     style = "none" if common.quiet else "json" if common.json else "bar" if terminal else "lines"
     limit = seconds_until_stop(common.stop_after) if common.stop_after else math.inf
-    return Progress(name, style, limit, grace_s=GRACE_S if name in SLOW_TILES else math.inf)
+    grace = GRACE_S if name in SLOW_TILES else math.inf
+    return Progress(name, style, limit, grace_s=grace, saves=name not in UNSAVED)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -363,6 +363,15 @@ def test_pictures_of_the_extremes_only(tmp_path, n, n_shown):
         assert [text_of(each) for each in legend] == [f"{name} {meaning}" for _, name, meaning in LEGEND]
 
 
+def test_on_paper_no_score_is_cut_off_unsaid(tmp_path):
+    scores = [ScoreColumn(f"s{k}", f"S{k}", "higher", "", 0.5) for k in range(20)]
+    report = Report("", scores, [Case(name, {s.name: 0.5 for s in scores}) for name in "ab"])
+    (said,) = by_class(_write(tmp_path, report), "on-paper")
+    n = int(re.search(r"first (\d+) scores", text_of(said))[1])
+    assert f"nth-child(n+{n + 2}) {{ display: none; }}" in (tmp_path / "report.html").read_text("utf-8")
+    assert not by_class(_write(tmp_path, replace(report, scores=scores[:n])), "on-paper")
+
+
 def test_of_too_many_images_the_worst_are_listed(tmp_path):
     page = _write(tmp_path, _report(2000))
     _, *body, mean = _rows(page, "images")

@@ -575,6 +575,12 @@ def test_unknown_metrics_are_refused_with_those_there_are(folders, tmp_path, nam
     assert "f2" in str(caught.value) or "f2" not in names
 
 
+def test_a_misspelt_metric_is_spelled(folders, tmp_path):
+    with pytest.raises(ConfigError, match="does not know iuo, V_Rand; expected") as caught:
+        score(folders / "masks", folders / "masks", tmp_path / "r", metrics="iuo,dice,V_Rand")
+    assert caught.value.fix == "--metrics iou,dice,v_rand"
+
+
 # ------------------------------------------------------------------------------------------- once more
 
 
@@ -588,8 +594,8 @@ def test_once_more_gives_the_same_bytes(folders, worse, tmp_path):
 def test_other_settings_are_refused_by_name_and_overwrite_replaces(folders, worse, tmp_path):
     score(worse, folders / "masks", tmp_path / "r", metrics="iou")
     before = files_of(tmp_path / "r")
-    with pytest.raises(ConfigError, match=r"r: .*metrics") as caught:
-        score(worse, folders / "masks", tmp_path / "r", metrics="dice")
+    with pytest.raises(ConfigError, match=r'r: .*settings: metrics was "iou", is "iou,dice"$') as caught:
+        score(worse, folders / "masks", tmp_path / "r", metrics="iou,dice")
     assert "--overwrite" in caught.value.fix
     assert files_of(tmp_path / "r") == before
     score(worse, folders / "masks", tmp_path / "r", metrics="dice", overwrite=True)

@@ -113,3 +113,13 @@ def test_silver_truth_against_truth_by_hand(tmp_path):
     assert len(metrics["images"]) == 13
     assert "7 predictions without truth left out: man_seg000" in notes
     assert 0.8 < score < 1
+
+
+def test_gray_values_that_are_scored_in_place_of_labels_are_told(tmp_path):
+    store = DATA / "ome_zarr_real_images" / "nuclei2d_ome-zarr-py_v05_with_labels.ome.zarr"
+    if not store.exists():
+        pytest.skip(f"{store} is not there")
+    value, notes, _ = iou(tmp_path, store, store)
+    assert value < 0.5
+    assert "its gray values are scored, not those of" in notes
+    assert "labels/nuclei" in notes

@@ -408,6 +408,10 @@ def _some_values(_: Tile, block: Block) -> set[Any]:
 
 
 def _data_set_notes(prediction: Input) -> list[str]:
-    if "data" not in prediction.attributes:
-        return []
-    return ["the prediction is a data set of unetcli prep: its gray values are taken as labels"]
+    """Say that gray values are scored, where labels may have been meant."""
+    if "data" in prediction.attributes:
+        return ["the prediction is a data set of unetcli prep: its gray values are taken as labels"]
+    if prediction.label_names:
+        name = f"{prediction.name}/labels/{prediction.label_names[0]}"
+        return [f"the prediction is an image with labels: its gray values are scored, not those of {name}"]
+    return []

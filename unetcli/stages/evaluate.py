@@ -200,7 +200,12 @@ def _check_out(out: Path, settings: Mapping[str, Any], *, overwrite: bool) -> No
     if not is_report:
         raise InputError(f"{out}: exists and is not a report", fix="another -o")
     if found is not None and not overwrite:
-        check_fingerprint(out, found, settings)
+        check_fingerprint(out, _spelled(found), _spelled(settings))
+
+
+def _spelled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write lists as the options do, so that they are compared, and shown, as one."""
+    return {name: ",".join(map(str, v)) if isinstance(v, list) else v for name, v in settings.items()}
 
 
 def _holds_nothing(folder: Path) -> bool:
