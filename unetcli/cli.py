@@ -386,11 +386,17 @@ def evaluate(
     images: Annotated[Path | None, Option("--images", help="The segmented pictures, for the report.", **STORE)] = None,
     roi: Annotated[
         Path | None,
-        Option("--roi", help="Masks, or one for all planes: only pixels that are not 0 in them count.", **STORE),
+        Option(
+            "--roi",
+            help="Masks, paired like the truth: pixels that are 0 there do not count. One plane holds for a stack.",
+            **STORE,
+        ),
     ] = None,
     compare: Annotated[
         Path | None,
-        Option("--compare", help="Other predictions of the same images, to be put beside the first.", **STORE),
+        Option(
+            "--compare", help="A second prediction B of the same images; differences are B minus PREDICTION.", **STORE
+        ),
     ] = None,
     *,
     given: Mapping[str, Any],
