@@ -123,3 +123,12 @@ def test_gray_values_that_are_scored_in_place_of_labels_are_told(tmp_path):
     assert value < 0.5
     assert "its gray values are scored, not those of" in notes
     assert "labels/nuclei" in notes
+
+
+def test_a_map_of_8_bits_that_is_taken_as_ids_is_told(tmp_path):
+    truth = save(tmp_path / "t.png", MASK)
+    prediction = save(tmp_path / "p.png", np.where(MASK > 0, 200 + ODD, 10 * ODD).astype(np.uint8))
+    assert "more than two values are taken as object ids" in iou(tmp_path / "a", prediction, truth)[1]
+    value, notes, _ = iou(tmp_path / "b", prediction, truth, prediction_kind="probabilities")
+    assert (value, notes) == (1, "")
+    assert iou(tmp_path / "c", truth, truth)[1] == ""

@@ -18,7 +18,7 @@ from unetcli.image.inputs import Input, open_inputs
 from unetcli.image.label_sources import ShownLabels
 from unetcli.image.layouts import is_sparse
 from unetcli.image.location import Location
-from unetcli.image.pairing import pair
+from unetcli.image.pairing import listed, pair
 from unetcli.image.source import AnyArray, Source, View
 from unetcli.image.streaming import reduce_tiles, work_on
 from unetcli.image.tiling import Box, Tile, TileGrid
@@ -172,7 +172,9 @@ def open_pairs(
         return Pair(names[k], source, shown[k], pictures[k], counted[k] if counted else (), classes)
 
     pairs = [with_prediction(item, k) for k, item in enumerate(predictions)]
-    return pairs, [with_prediction(item, k) for k, item in enumerate(compared)], notes
+    others_of = [with_prediction(item, k) for k, item in enumerate(compared)]
+    notes += _guesses([*predictions, *compared], [*pairs, *others_of], config)
+    return pairs, others_of, notes
 
 
 # ------------------------------------------------------------------------------------------- partners
@@ -405,6 +407,19 @@ def _some_values(_: Tile, block: Block) -> set[Any]:
     low, high = block.min(), block.max()
     between = block[(block != low) & (block != high)]
     return {low.item(), high.item(), *between.ravel()[:1].tolist()}
+
+
+def _guesses(predictions: Sequence[Input], pairs: Sequence[Pair], config: EvaluateConfig) -> list[str]:
+    """Say which predictions are taken as object ids though their truth is a mask: maps of 8 bits look like ids."""
+    guessed = dict.fromkeys(
+        made.name
+        for item, made in zip(predictions, pairs, strict=True)
+        if made.prediction.dtype.kind in "iu" and made.truth.dtype == np.bool_ and "prediction" not in item.attributes
+    )
+    if config.prediction_kind is not None or not guessed:
+        return []
+    found = f"more than two values are taken as object ids, though the truth is a mask: {listed(list(guessed))}"
+    return [f"{found} (else --prediction-kind probabilities, or mask)"]
 
 
 def _data_set_notes(prediction: Input) -> list[str]:
