@@ -560,7 +560,9 @@ def test_a_bound_is_not_passed_by_what_was_never_predicted(folders, tmp_path):
         score(some, folders / "masks", tmp_path / "r2", metrics=FAST, fail_under="iou=0.1")
 
 
-@pytest.mark.parametrize("bounds", ["iou", "iou=", "iou=good", "iou=0.9=1", "=1", "v_rand=0.5", "iou=nan", "0.9"])
+@pytest.mark.parametrize(
+    "bounds", ["iou", "iou=", "iou=good", "iou=0.9=1", "=1", "v_rand=0.5", "iou=nan", "0.9", "iou=0.9,iou=0.1"]
+)
 def test_a_bound_that_makes_no_sense_is_refused_before_anything_is_written(folders, tmp_path, bounds):
     with pytest.raises(ConfigError, match="--fail-under"):
         score(folders / "masks", folders / "masks", tmp_path / "r", metrics=FAST, fail_under=bounds)

@@ -158,9 +158,12 @@ def _names_of(a: Location, b: Location) -> tuple[str, str]:
 
 def _parse_bounds(text: str | None) -> dict[str, float]:
     try:
-        bounds = {n.strip(): float(v) for n, v in (p.split("=") for p in (text or "").split(",") if p)}
+        given = [(n.strip(), float(v)) for n, v in (p.split("=") for p in (text or "").split(",") if p)]
     except ValueError:
         raise ConfigError(f"--fail-under {text}: expected NAME=NUMBER, such as iou=0.9") from None
+    bounds = dict(given)
+    if len(bounds) < len(given):
+        raise ConfigError(f"--fail-under {text}: a name is given twice; expected one bound for each")
     if not all(math.isfinite(bound) for bound in bounds.values()):
         raise ConfigError(f"--fail-under {text}: expected finite numbers")
     return bounds
