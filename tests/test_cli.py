@@ -682,6 +682,14 @@ def test_a_bar_on_a_terminal_leaves_nothing_behind(capsys, restored_signals):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_what_keeps_nothing_says_so():
+    with Progress("evaluate", "none", saves=False) as progress:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(errors.Unfinished, match="after 1 of 4; nothing is kept") as caught:
+            progress(1, 4)
+    assert caught.value.fix == "run the same command again: it starts anew"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_is_remembered_until_the_next_call_but_not_after_the_last(restored_signals, number):
     with Progress("weights", "none") as progress:

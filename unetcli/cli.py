@@ -48,6 +48,8 @@ TOGETHER = ("train",)
 """Commands whose processes work together, where `torchrun` or `srun` starts several; the first one speaks for all."""
 SLOW_TILES = ("tile-predict",)
 """Commands of which a tile may take longer than a scheduler waits: a signal stops them within one."""
+UNSAVED = ("evaluate", "info")
+"""Commands that begin anew when they were stopped."""
 LOCAL: Any = {"parser": local_path, "show_default": False}
 STORE: Any = {"parser": parse_location, "show_default": False}
 """A place that may be remote; annotated as a path nevertheless, because typer takes no unions."""
@@ -361,11 +363,17 @@ def evaluate(
     images: Annotated[Path | None, Option("--images", help="The segmented pictures, for the report.", **STORE)] = None,
     roi: Annotated[
         Path | None,
-        Option("--roi", help="Masks, or one for all planes: only pixels that are not 0 in them count.", **STORE),
+        Option(
+            "--roi",
+            help="Masks, paired like the truth: pixels that are 0 there do not count. One plane holds for a stack.",
+            **STORE,
+        ),
     ] = None,
     compare: Annotated[
         Path | None,
-        Option("--compare", help="Other predictions of the same images, to be put beside the first.", **STORE),
+        Option(
+            "--compare", help="A second prediction B of the same images; differences are B minus PREDICTION.", **STORE
+        ),
     ] = None,
     *,
     given: Mapping[str, Any],
@@ -461,7 +469,8 @@ def _progress(name: str, common: Common) -> Progress:
     terminal = sys.stderr.isatty()
     style = "none" if common.quiet else "json" if common.json else "bar" if terminal else "lines"
     limit = seconds_until_stop(common.stop_after) if common.stop_after else math.inf
-    return Progress(name, style, limit, grace_s=GRACE_S if name in SLOW_TILES else math.inf)
+    grace = GRACE_S if name in SLOW_TILES else math.inf
+    return Progress(name, style, limit, grace_s=grace, saves=name not in UNSAVED)
 
 
 def main(arguments: list[str] | None = None) -> int:

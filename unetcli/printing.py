@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from unetcli.errors import Interrupted, Unfinished
@@ -107,26 +109,19 @@ def _number(value: float) -> str:
 
 
 def _print_scores(metrics: dict[str, Any], console: Console) -> None:
-    """Print the means of a report, one a line; what does not fit on the line is in ``metrics.json``."""
-    from rich.table import Table
+    """Print the means of a report, each with its convention, or why there is none."""
     from rich.text import Text
 
     n = len(metrics["images"])
     several = ", mean and its 95 % interval; pooled: all together"
     console.print(Text(f"{n} images{several}" if n > 1 else f"{n} image"))
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for header in ("score", "value", *(("interval", "pooled") if n > 1 else ()), "better"):
-        table.add_column(header, no_wrap=True, justify="right" if header in ("value", "pooled") else "left")
-    table.add_column("convention", style="dim")  # the one column that gives way where it is narrow
+    rows = [("score", "value", *(("interval", "pooled") if n > 1 else ("", "")), "better", "convention")]
     for name, value in metrics["mean"].items():
-        interval, pooled = metrics["intervals"][name], metrics["pooled"].get(name)
-        of_several = (_spell_interval(interval), "" if pooled is None else _number(pooled)) if n > 1 else ()
-        shown = ("undefined" if value is None else _number(value), *of_several, metrics["better"][name])
-        meaning = Text(metrics["conventions"][name], no_wrap=True, overflow="ellipsis")
-        if value is None:
-            meaning = Text(metrics["undefined"][name])
-        table.add_row(Text(name, style="bold"), *map(Text, shown), meaning)
-    console.print(table)
+        meaning = metrics["conventions" if value is not None else "undefined"][name]
+        interval = _spell_interval(metrics["intervals"][name])
+        pooled = _number_or_not(metrics["pooled"][name]) if n > 1 and name in metrics["pooled"] else ""
+        rows.append((name, _number_or_not(value), interval, pooled, metrics["better"][name], meaning))
+    _print_rows(rows, "lrlrl", console)
     if "comparison" in metrics:
         _print_comparison(metrics, console)
     if "report" in metrics:
@@ -135,21 +130,39 @@ def _print_scores(metrics: dict[str, Any], console: Console) -> None:
 
 def _print_comparison(metrics: dict[str, Any], console: Console) -> None:
     """Print two predictions side by side, with the interval of the mean of their differences."""
-    from rich.table import Table
     from rich.text import Text
 
     found = metrics["comparison"]
     console.print(Text(f"\nA is {found['a']}, B is {found['b']}; differences by image, mean and its 95 % interval"))
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for header, justify in zip(("score", "A", "B", "B - A", "interval", "better"), "lrrrll", strict=True):
-        table.add_column(header, no_wrap=True, justify="right" if justify == "r" else "left")
+    rows = [("score", "A", "B", "B - A", "better", "interval")]
     for name, score in found["scores"].items():
-        numbers = [metrics["mean"][name], found["mean"][name], score["difference"]]
+        numbers = map(_number_or_not, (metrics["mean"][name], found["mean"][name], score["difference"]))
         interval = None if score["low"] is None else [score["low"], score["high"]]
-        better = score["better"].upper() if score["better"] else "?"
-        shown = ["undefined" if v is None else _number(v) for v in numbers]
-        table.add_row(Text(name, style="bold"), *map(Text, (*shown, _spell_interval(interval), better)))
-    console.print(table)
+        rows.append((name, *numbers, {"a": "A", "b": "B"}.get(score["better"], "neither"), _spell_interval(interval)))
+    _print_rows(rows, "lrrrl", console)
+
+
+def _print_rows(rows: Sequence[tuple[str, ...]], justify: str, console: Console) -> None:
+    """Print rows below their heads; the last column goes below each row where the terminal is too narrow for it."""
+    from rich.text import Text
+
+    *widths, longest = (max(map(len, column)) for column in zip(*rows, strict=True))
+    fits = sum(widths) + 2 * len(widths) + longest <= console.width
+    for k, (*cells, last) in enumerate(rows):
+        padded = [c.rjust(w) if j == "r" else c.ljust(w) for c, w, j in zip(cells, widths, justify, strict=True) if w]
+        line = Text("  ".join(padded), style="dim" if k == 0 else "")
+        line.stylize("bold" if k else "", 0, widths[0])
+        if fits:
+            line.append(f"  {last}", style="dim")
+        line.rstrip()
+        console.print(line, soft_wrap=True)
+        if last and not fits:
+            below = textwrap.wrap(last, console.width, initial_indent="    ", subsequent_indent="    ")
+            console.print(Text("\n".join(below), style="dim"))
+
+
+def _number_or_not(value: float | None) -> str:
+    return "undefined" if value is None else _number(value)
 
 
 def _spell_interval(interval: list[float] | None) -> str:

@@ -94,10 +94,20 @@ class Progress:
         Stop before a tile or step that would not end within so many seconds from now, by the longest so far.
     grace_s
         A tile or step that has not ended so many seconds after a signal is given up.
+    saves
+        Whether what is finished when the command stops is kept for the next call.
     """
 
-    def __init__(self, command: str, style: str, stop_after_s: float = math.inf, *, grace_s: float = math.inf) -> None:
-        self.command, self.style, self.grace_s = command, style, grace_s
+    def __init__(
+        self,
+        command: str,
+        style: str,
+        stop_after_s: float = math.inf,
+        *,
+        grace_s: float = math.inf,
+        saves: bool = True,
+    ) -> None:
+        self.command, self.style, self.grace_s, self.saves = command, style, grace_s, saves
         self.signal: str | None = None
         self.heard_at = -math.inf
         self.before: dict[signal.Signals, Any] = {}
@@ -146,10 +156,8 @@ class Progress:
         by = {None: "--stop-after", "SIGINT": "Ctrl-C"}.get(self.signal, self.signal)
         done, total = self.last
         kind = Interrupted if self.signal == "SIGINT" else Unfinished
-        raise kind(
-            f"stopped by {by} after {done} of {total}; the work so far is saved",
-            fix="run the same command again: it continues",
-        )
+        kept, then = ("the work so far is saved", "continues") if self.saves else ("nothing is kept", "starts anew")
+        raise kind(f"stopped by {by} after {done} of {total}; {kept}", fix=f"run the same command again: it {then}")
 
     def __call__(self, done: int, total: int) -> None:
         """Show progress; stop in time if a signal asked for it, or the time is over."""

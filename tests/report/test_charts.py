@@ -60,3 +60,8 @@ def test_calibrated_bins_lie_on_the_diagonal():
     assert y + height == lower + short
     assert height == 4 * short
     assert lay_out_reliability(bins[1:2]) is None
+
+
+def test_the_calibration_error_is_the_mean_distance_to_the_diagonal():
+    drawn = lay_out_reliability([(0.0, 0.5, 30, 0.2, 0.1), (0.5, 1.0, 10, 0.9, 0.4), (0.9, 1.0, 0, math.nan, math.nan)])
+    assert drawn.error == pytest.approx((30 * 0.1 + 10 * 0.5) / 40)

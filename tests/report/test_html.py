@@ -96,7 +96,10 @@ def test_same_report_same_bytes(tmp_path):
         (Report("", [], []), "No image was scored."),
         (Report("", [], [Case("a", {})]), "1 image was scored, a."),
         (Report("", COLUMNS[2:], _cases(2)), "2 images were scored; no score is defined."),
-        (_report(1, scores=[replace(COLUMNS[1], mean=0.5)]), "1 image was scored, image 000: IoU is 0.5000."),
+        (
+            Report("", [replace(COLUMNS[1], mean=0.5)], [Case("image 000", {"iou": 0.5})]),
+            "1 image was scored, image 000: IoU is 0.5000.",
+        ),
         (_report(), "4 images: IoU is 0.9000 on average, 1 being perfect. The worst is image 003 with 0.2500."),
         (
             _report(**FULL),
@@ -117,8 +120,41 @@ def test_same_report_same_bytes(tmp_path):
             Report("", [replace(COLUMNS[1], mean=0.0)], [Case("a", {"iou": 0.0}), Case("b", {"iou": 0.0})]),
             "2 images: IoU is 0 on average, 1 being perfect.",
         ),
+        (
+            Report(
+                "",
+                [replace(COLUMNS[1], mean=0.0), replace(COLUMNS[2], mean=1.0)],
+                [Case("empty", {"iou": 0.0, "v_rand": 1.0})],
+            ),
+            "1 image was scored, empty: VRand is 1.000.",
+        ),
+        (
+            Report("", [replace(COLUMNS[1], mean=1.0)], [Case("a", {"iou": 1.0}), Case("b", {"iou": None})]),
+            "2 images: IoU is 1.000 on average, 1 being perfect.",
+        ),
+        (
+            Report(
+                "",
+                [replace(COLUMNS[1], mean=0.9), ScoreColumn("mean_iou", "Mean IoU", "higher", "", 0.3)],
+                [Case("a", {"iou": 0.9, "mean_iou": 0.3})],
+            ),
+            "1 image was scored, a: Mean IoU is 0.3000.",
+        ),
     ],
-    ids=["nothing", "no-score", "undefined", "one", "some", "interval", "lower", "perfect", "zero"],
+    ids=[
+        "nothing",
+        "no-score",
+        "undefined",
+        "one",
+        "some",
+        "interval",
+        "lower",
+        "perfect",
+        "zero",
+        "one-perfect-score",
+        "one-perfect-image",
+        "classes",
+    ],
 )
 def test_it_opens_with_the_verdict(tmp_path, report, verdict):
     assert _verdict(_write(tmp_path, report)) == verdict
@@ -325,6 +361,15 @@ def test_pictures_of_the_extremes_only(tmp_path, n, n_shown):
         assert [text_of(each) for each in page.iter("h4")] == [f"image {k:03}" for k in (199, 198, 197, 0, 1, 2)]
         (legend,) = by_class(page, "legend")
         assert [text_of(each) for each in legend] == [f"{name} {meaning}" for _, name, meaning in LEGEND]
+
+
+def test_on_paper_no_score_is_cut_off_unsaid(tmp_path):
+    scores = [ScoreColumn(f"s{k}", f"S{k}", "higher", "", 0.5) for k in range(20)]
+    report = Report("", scores, [Case(name, {s.name: 0.5 for s in scores}) for name in "ab"])
+    (said,) = by_class(_write(tmp_path, report), "on-paper")
+    n = int(re.search(r"first (\d+) scores", text_of(said))[1])
+    assert f"nth-child(n+{n + 2}) {{ display: none; }}" in (tmp_path / "report.html").read_text("utf-8")
+    assert not by_class(_write(tmp_path, replace(report, scores=scores[:n])), "on-paper")
 
 
 def test_of_too_many_images_the_worst_are_listed(tmp_path):

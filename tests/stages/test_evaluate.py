@@ -256,7 +256,7 @@ def test_an_undefined_score_is_left_out_of_the_mean_and_empty_in_the_files(tmp_p
 def test_a_mean_that_is_undefined_is_said_so(tmp_path, cli):
     a, b = pair_of(tmp_path, np.zeros_like(SQUARE), np.zeros_like(SQUARE))
     assert cli("evaluate", a, b, "-o", tmp_path / "r", "--metrics", "v_rand") == 0
-    assert re.search(r"v_rand +undefined +higher +the truth has no foreground", cli.out)
+    assert re.search(r"v_rand +undefined +higher\s+the truth has no foreground", cli.out)
 
 
 # ------------------------------------------------------------------------------------------- files
@@ -282,7 +282,8 @@ def test_files_and_printed_table_agree(folders, worse, tmp_path, cli):
 
     title, _, *lines = cli.out.splitlines()
     assert title == f"{N_IMAGES} images, mean and its 95 % interval; pooled: all together"
-    printed = {words[0]: words[1 : 7 if words[0] in metrics["pooled"] else 6] for words in map(str.split, lines)}
+    scored = [words for words in map(str.split, lines) if len(words) > 5 and words[0] in SCORES]
+    printed = {words[0]: words[1 : 7 if words[0] in metrics["pooled"] else 6] for words in scored}
     assert printed == {
         n: [
             f"{v:.4g}",
@@ -294,6 +295,19 @@ def test_files_and_printed_table_agree(folders, worse, tmp_path, cli):
         ]
         for n, v in metrics["mean"].items()
     }
+
+
+@pytest.mark.parametrize("width", [80, 300])
+def test_nothing_printed_is_cut_off(folders, worse, tmp_path, cli, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert cli("evaluate", worse, folders / "masks", "-o", tmp_path / "r", "--compare", folders / "masks") == 0
+    assert "…" not in cli.out
+    assert max(map(len, cli.out.splitlines())) <= width
+    said = " ".join(cli.out.split())
+    found = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    for name, value in found["mean"].items():
+        assert found["conventions"][name] in said
+        assert f"{name} {value:.4g} {found['comparison']['mean'][name]:.4g} " in said
 
 
 def test_what_is_returned_is_what_is_written_and_printed_as_json(folders, worse, tmp_path, cli):
@@ -548,7 +562,9 @@ def test_a_bound_is_not_passed_by_what_was_never_predicted(folders, tmp_path):
         score(some, folders / "masks", tmp_path / "r2", metrics=FAST, fail_under="iou=0.1")
 
 
-@pytest.mark.parametrize("bounds", ["iou", "iou=", "iou=good", "iou=0.9=1", "=1", "v_rand=0.5", "iou=nan", "0.9"])
+@pytest.mark.parametrize(
+    "bounds", ["iou", "iou=", "iou=good", "iou=0.9=1", "=1", "v_rand=0.5", "iou=nan", "0.9", "iou=0.9,iou=0.1"]
+)
 def test_a_bound_that_makes_no_sense_is_refused_before_anything_is_written(folders, tmp_path, bounds):
     with pytest.raises(ConfigError, match="--fail-under"):
         score(folders / "masks", folders / "masks", tmp_path / "r", metrics=FAST, fail_under=bounds)
@@ -561,6 +577,12 @@ def test_unknown_metrics_are_refused_with_those_there_are(folders, tmp_path, nam
         score(folders / "masks", folders / "masks", tmp_path / "r", metrics=names)
     assert not list(tmp_path.iterdir())
     assert "f2" in str(caught.value) or "f2" not in names
+
+
+def test_a_misspelt_metric_is_spelled(folders, tmp_path):
+    with pytest.raises(ConfigError, match="does not know iuo, V_Rand; expected") as caught:
+        score(folders / "masks", folders / "masks", tmp_path / "r", metrics="iuo,dice,V_Rand")
+    assert caught.value.fix == "--metrics iou,dice,v_rand"
 
 
 # ------------------------------------------------------------------------------------------- once more
@@ -576,8 +598,8 @@ def test_once_more_gives_the_same_bytes(folders, worse, tmp_path):
 def test_other_settings_are_refused_by_name_and_overwrite_replaces(folders, worse, tmp_path):
     score(worse, folders / "masks", tmp_path / "r", metrics="iou")
     before = files_of(tmp_path / "r")
-    with pytest.raises(ConfigError, match=r"r: .*metrics") as caught:
-        score(worse, folders / "masks", tmp_path / "r", metrics="dice")
+    with pytest.raises(ConfigError, match=r'r: .*settings: metrics was "iou", is "iou,dice"$') as caught:
+        score(worse, folders / "masks", tmp_path / "r", metrics="iou,dice")
     assert "--overwrite" in caught.value.fix
     assert files_of(tmp_path / "r") == before
     score(worse, folders / "masks", tmp_path / "r", metrics="dice", overwrite=True)

@@ -192,6 +192,7 @@ def test_thresholds_are_those_searched_and_plotted(tmp_path):
     found = run(tmp_path, p, np.array([[0, 0, 1, 1]]), thresholds="0.8,0.3", metrics=["max_pixel_fscore"])
     assert found["mean"]["max_pixel_fscore"] == pytest.approx(4 / 5)
     assert found["settings"]["thresholds"] == "0.8,0.3"
+    assert "best 0.8000 at threshold 0.3" in (tmp_path / "report" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(("connectivity", "ap50"), [(4, 0.5), (8, 1)])
@@ -278,6 +279,14 @@ def test_classes_are_scored_each(tmp_path, form):
     assert found["mean"][f"dice_{names[0]}"] == pytest.approx(1 / 2)
     assert found["mean"]["mean_iou"] == pytest.approx(np.mean(ious))
     assert found["mean"]["iou"] == pytest.approx(20 / 28)
+
+
+def test_the_report_shows_classes_not_objects(tmp_path):
+    run(tmp_path, PREDICTED, CLASSES, prediction_kind="classes", metrics=["iou"])
+    text = (tmp_path / "report" / "report.html").read_text()
+    assert "Mean IoU is <b>" in text
+    assert "Objects:" not in text
+    assert "<b>another class</b>" in text
 
 
 def test_a_bound_may_be_that_of_a_class(tmp_path):

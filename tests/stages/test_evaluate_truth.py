@@ -150,3 +150,22 @@ def test_a_single_object_in_two_pieces_is_told_from_a_mask():
     assert score(prediction, truth, metrics=["ap50"]).values == {"ap50": 1}
     assert score(prediction, truth, metrics=["ap50"], are_ids=True).values == {"ap50": pytest.approx(1 / 2)}
     assert score(truth > 0, prediction, metrics=["ap50"], are_ids=False).values == {"ap50": 1}
+
+
+def test_gray_values_that_are_scored_in_place_of_labels_are_told(tmp_path):
+    store = DATA / "ome_zarr_real_images" / "nuclei2d_ome-zarr-py_v05_with_labels.ome.zarr"
+    if not store.exists():
+        pytest.skip(f"{store} is not there")
+    value, notes, _ = iou(tmp_path, store, store)
+    assert value < 0.5
+    assert "its gray values are scored, not those of" in notes
+    assert "labels/nuclei" in notes
+
+
+def test_a_map_of_8_bits_that_is_taken_as_ids_is_told(tmp_path):
+    truth = save(tmp_path / "t.png", MASK)
+    prediction = save(tmp_path / "p.png", np.where(MASK > 0, 200 + ODD, 10 * ODD).astype(np.uint8))
+    assert "several values beside 0 are taken as object ids" in iou(tmp_path / "a", prediction, truth)[1]
+    value, notes, _ = iou(tmp_path / "b", prediction, truth, prediction_kind="probabilities")
+    assert (value, notes) == (1, "")
+    assert iou(tmp_path / "c", truth, truth)[1] == ""

@@ -16,10 +16,17 @@ from unetcli.evaluation.pairs import Pair
 from unetcli.image.tiling import Box
 from unetcli.metrics.comparison import mean_over_images
 from unetcli.metrics.partitions import components
-from unetcli.metrics.scores import LABELS
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, foreground
 from unetcli.report.html import Case, Comparison, ConfusionMatrix, Difference, Report, ScoreColumn, extremes
-from unetcli.report.pictures import draw_error_types, draw_labels, find_error_types, to_gray, to_png_data_uri
+from unetcli.report.pictures import (
+    draw_classes,
+    draw_error_types,
+    draw_errors,
+    draw_labels,
+    find_error_types,
+    to_gray,
+    to_png_data_uri,
+)
 
 
 def make_report(
@@ -77,21 +84,38 @@ def _comparison(found: Mapping[str, Any]) -> Comparison:
 
 def _with_pictures(case: Case, item: Pair, box: Box, threshold: float) -> Case:
     """Show image, truth, prediction and errors in a box."""
+    image = None if item.image is None else item.image.read(box.replace(1, 0, item.image.shape[1]))[0, :, 0]
+    shown, remark = _draw_classes(item, box, image) if item.classes else _draw_objects(item, box, image, threshold)
+    if image is not None:
+        shown = {"image": to_gray(image), **shown}
+    return replace(case, pictures={caption: to_png_data_uri(each) for caption, each in shown.items()}, remark=remark)
+
+
+def _draw_classes(item: Pair, box: Box, image: NDArray[Any] | None) -> tuple[dict[str, NDArray[Any]], str]:
+    """Draw classes by their colours; there is nothing to say of objects."""
+    truth, prediction = (source.read(box)[0, 0, 0].astype(np.int64) for source in (item.truth, item.prediction))
+    for source in item.counted:  # what does not count is no error
+        truth[~source.read(box)[0, 0, 0]] = -1
+    ground = np.zeros(truth.shape) if image is None else image
+    errors = draw_errors(ground, truth, prediction)
+    return {"truth": draw_classes(truth), "prediction": draw_classes(prediction), "errors": errors}, ""
+
+
+def _draw_objects(
+    item: Pair, box: Box, image: NDArray[Any] | None, threshold: float
+) -> tuple[dict[str, NDArray[Any]], str]:
+    """Draw objects white, and their errors by type; say how many there are of each."""
     truth, prediction = item.truth.read(box)[0, 0, 0], item.prediction.read(box)[0, 0, 0]
     is_map = prediction.dtype.kind == "f"
     predicted = foreground(prediction, threshold) if is_map else prediction
     shown: dict[str, NDArray[Any]] = {"truth": draw_labels(truth)}
     shown["prediction"] = prediction if is_map else draw_labels(prediction)
-    if item.image is not None:
-        picture = item.image.read(box.replace(1, 0, item.image.shape[1]))[0, :, 0]
-        shown = {"image": to_gray(picture), **shown}
     for source in item.counted:  # what does not count is no error
         counts = source.read(box)[0, 0, 0]
         truth, predicted = (np.where(counts, side, side.dtype.type(0)) for side in (truth, predicted))
     ids, predicted_ids = (components(side) if side.dtype == np.bool_ else side for side in (truth, predicted))
-    shown["errors"] = draw_error_types(ids, predicted_ids, shown.get("image"))
-    pictures = {caption: to_png_data_uri(picture) for caption, picture in shown.items()}
-    return replace(case, pictures=pictures, remark=find_error_types(ids, predicted_ids).describe())
+    shown["errors"] = draw_error_types(ids, predicted_ids, image)
+    return shown, find_error_types(ids, predicted_ids).describe()
 
 
 def _mean_curves(results: Sequence[Result], thresholds: Sequence[float]) -> dict[str, list[tuple[float, float | None]]]:
@@ -100,5 +124,5 @@ def _mean_curves(results: Sequence[Result], thresholds: Sequence[float]) -> dict
     for name in results[0].curves:
         columns = zip(*(r.curves[name] for r in results if r.curves), strict=True)
         means = [mean_over_images(column) for column in columns]
-        curves[LABELS.get(name, name)] = list(zip(thresholds, means, strict=True))
+        curves[name] = list(zip(thresholds, means, strict=True))
     return curves

@@ -18,7 +18,7 @@ from unetcli.image.inputs import Input, open_inputs
 from unetcli.image.label_sources import ShownLabels
 from unetcli.image.layouts import is_sparse
 from unetcli.image.location import Location
-from unetcli.image.pairing import pair
+from unetcli.image.pairing import listed, pair
 from unetcli.image.source import AnyArray, Source, View
 from unetcli.image.streaming import reduce_tiles, work_on
 from unetcli.image.tiling import Box, Tile, TileGrid
@@ -175,7 +175,9 @@ def open_pairs(
             for k, source in enumerate(sources)
         ]
 
-    return with_predictions(predictions), with_predictions(compared), notes
+    pairs, others_of = with_predictions(predictions), with_predictions(compared)
+    notes += _guesses([*predictions, *compared], [*pairs, *others_of], config)
+    return pairs, others_of, notes
 
 
 # ------------------------------------------------------------------------------------------- partners
@@ -420,7 +422,24 @@ def _some_values(_: Tile, block: Block) -> set[Any]:
     return {low.item(), high.item(), *between.ravel()[:1].tolist()}
 
 
-def _data_set_notes(prediction: Input) -> list[str]:
-    if "data" not in prediction.attributes:
+def _guesses(predictions: Sequence[Input], pairs: Sequence[Pair], config: EvaluateConfig) -> list[str]:
+    """Say which predictions are taken as object ids though their truth is a mask: maps of 8 bits look like ids."""
+    guessed = dict.fromkeys(
+        made.name
+        for item, made in zip(predictions, pairs, strict=True)
+        if made.prediction.dtype.kind in "iu" and made.truth.dtype == np.bool_ and "prediction" not in item.attributes
+    )
+    if config.prediction_kind is not None or not guessed:
         return []
-    return ["the prediction is a data set of unetcli prep: its gray values are taken as labels"]
+    found = f"several values beside 0 are taken as object ids, though the truth is a mask: {listed(list(guessed))}"
+    return [f"{found} (else --prediction-kind probabilities, or mask)"]
+
+
+def _data_set_notes(prediction: Input) -> list[str]:
+    """Say that gray values are scored, where labels may have been meant."""
+    if "data" in prediction.attributes:
+        return ["the prediction is a data set of unetcli prep: its gray values are taken as labels"]
+    if prediction.label_names:
+        name = f"{prediction.name}/labels/{prediction.label_names[0]}"
+        return [f"the prediction is an image with labels: its gray values are scored, not those of {name}"]
+    return []

@@ -184,7 +184,7 @@ def positions(names: Sequence[str], key: Callable[[str], Hashable]) -> dict[Hash
 
 def unpaired(lonely_a: Sequence[str], lonely_b: Sequence[str], a: str, b: str) -> InputError:
     """Return the error for names without exactly one partner."""
-    fix = f"give partners the same name but for the extension, or the same numbers: {a}_07, {b}_07"
+    fix = "give partners the same name but for the extension, or the same numbers: image_07, label_07"
     if not lonely_b:
         fix = f"leave out the {a} without {b}, or add what is missing"
     if not lonely_a:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, Literal
 
@@ -123,7 +124,7 @@ _AT_HALF = f"foreground > 0.5, {_MEAN}"
 _THINNED = f"Fiji, prediction thinned, truth foreground only, {_MEAN}"
 _IDS = "ids of labels, else components of foreground > 0.5, 4-connected if not set"
 _SEGMENTS = f"{_IDS}, {_MEAN}"
-_POOLED = "objects pooled over slices"
+_POOLED = "objects of an image pooled"
 _EDGES = f"pixels; between edge pixels, the rim counts, foreground > 0.5, {_MEAN}"
 
 
@@ -165,7 +166,9 @@ SCORES: dict[str, Score] = {
     "dice": _of_pixels(dice, "higher", f"2TP/(2TP+FP+FN), 1 if both are empty, {_AT_HALF}"),
     "pixel_error": _of_pixels(pixel_error, "lower", f"share of differing pixels, {_AT_HALF}"),
     "max_pixel_fscore": replace(
-        _of_pixels(pixel_fscore, "higher", "F-score of foreground pixels, pooled over slices, best threshold"),
+        _of_pixels(
+            pixel_fscore, "higher", "F-score of foreground pixels, pooled over slices, best threshold of the image"
+        ),
         pools_slices=True,
         search="max_pixel_fscore",
     ),
@@ -177,7 +180,7 @@ SCORES: dict[str, Score] = {
     "min_warping_error": _planar(
         lambda pair: pair.warping.error,
         "lower",
-        f"Fiji: the truth is warped, share of all pixels, {_MEAN}, best threshold up to 0.9",
+        f"Fiji: the truth is warped, share of all pixels, {_MEAN}, best threshold of the image, up to 0.9",
         "no threshold is 0.9 or less",
         search="min_warping_error",
         last_threshold=0.9,
@@ -189,7 +192,11 @@ SCORES: dict[str, Score] = {
         "there are fewer than two pixels",
     ),
     "v_rand": _planar(
-        lambda pair: pair.v_rand.fscore, "higher", f"{_THINNED}, best threshold", _NO_TRUTH, search="v_rand"
+        lambda pair: pair.v_rand.fscore,
+        "higher",
+        f"{_THINNED}, best threshold of the image",
+        _NO_TRUTH,
+        search="v_rand",
     ),
     "v_rand_split": _planar(
         lambda pair: pair.v_rand.split,
@@ -208,7 +215,7 @@ SCORES: dict[str, Score] = {
     "v_info": _planar(
         lambda pair: v_info(pair.thinned_overlaps),
         "higher",
-        f"0 if a side has one segment; {_THINNED}, best threshold",
+        f"0 if a side has one segment; {_THINNED}, best threshold of the image",
         _NO_TRUTH,
         search="v_info",
     ),
@@ -330,5 +337,10 @@ def parse_names(option: str, text: str) -> list[str]:
     names = [n.strip() for n in text.split(",") if n.strip()]
     unknown = [n for n in names if n not in SCORES]
     if unknown or not names:
-        raise ConfigError(f"{option} {text}: does not know {', '.join(unknown)}; expected some of {', '.join(SCORES)}")
+        problem = f"does not know {', '.join(unknown)}" if unknown else "names no score"
+        meant = [close for name in names for close in get_close_matches(name.lower(), SCORES, n=1)]
+        raise ConfigError(
+            f"{option} {text}: {problem}; expected some of {', '.join(SCORES)}",
+            fix=f"{option} {','.join(meant)}" if names and len(meant) == len(names) else None,
+        )
     return list(dict.fromkeys(names))

@@ -129,11 +129,14 @@ class Reliability:
         `d` of the SVG path through them.
     bars
         x, y, width and height of a bar for each bin: how many pixels it holds.
+    error
+        Expected calibration error: mean distance to the diagonal, weighted by pixels.
     """
 
     points: Sequence[tuple[float, float]]
     path: str
     bars: Sequence[tuple[float, float, float, float]]
+    error: float
 
 
 def lay_out_reliability(bins: Sequence[CalibrationBin]) -> Reliability | None:
@@ -155,7 +158,8 @@ def lay_out_reliability(bins: Sequence[CalibrationBin]) -> Reliability | None:
     most = max(n for _, _, n, _, _ in filled)
     points = [(round(LEFT + SIDE * x, 1), round(TOP + SIDE * (1 - y), 1)) for *_, x, y in filled]
     path = "M" + " L".join(f"{x} {y}" for x, y in points)
-    return Reliability(points, path, [_bar(low, high, n / most) for low, high, n, _, _ in filled])
+    error = sum(n * abs(x - y) for _, _, n, x, y in filled) / sum(n for _, _, n, _, _ in filled)
+    return Reliability(points, path, [_bar(low, high, n / most) for low, high, n, _, _ in filled], error)
 
 
 def _bar(low: float, high: float, share: float) -> tuple[float, float, float, float]:

@@ -24,8 +24,9 @@ from unetcli.report.charts import (
 )
 from unetcli.report.threshold_plot import Point, ThresholdPlot, plot_thresholds
 
-HEADLINE = ("v_rand", "iou", "pixel_error")
-"""Scores that the verdict names; the first of them ranks the images."""
+HEADLINE = ("mean_iou", "v_rand", "iou", "pixel_error")
+"""Scores that the verdict names; the first of them ranks the images. The mean IoU is that of classes, of which the
+others take all but the first together."""
 N_EXAMPLES = 3
 """Worst images shown, and best ones."""
 MAX_ROWS = 300
@@ -252,6 +253,7 @@ def write_report(path: Path, report: Report) -> None:
         box=threshold_plot,
         square=charts,
         colours=pictures,
+        legend=pictures.class_legend(report.confusion.names) if report.confusion else pictures.LEGEND,
         **parts,
     )
     write_atomically(path, text.encode("utf-8"))
@@ -376,7 +378,9 @@ def _judge(report: Report) -> Verdict:
         return Verdict(None, others, None, False, None, caveats)
     values = {value for case in report.cases if (value := case.scores[main.name]) is not None}
     worst, _ = extremes(report.scores, report.cases)
-    is_perfect = values == {1.0 if main.better == "higher" else 0.0} and main.mean in values
+    is_perfect = all(  # the headline agrees: V_Rand alone is 1 also where nothing is predicted of a single object
+        case.scores[s.name] == (1.0 if s.better == "higher" else 0.0) for s in [main, *others] for case in report.cases
+    )
     difference = report.comparison.scores.get(main.name) if report.comparison else None
     return Verdict(main, others, worst[0] if len(values) > 1 else None, is_perfect, difference, caveats)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,17 @@ def draw_labels(labels: NDArray[Any]) -> Picture:
     picture[1:] &= ~(below & white[:-1])
     picture[:, 1:] &= ~(right & white[:, :-1])
     return _to_bytes(picture)
+
+
+def class_legend(names: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
+    """Return colour, name and meaning of what `draw_errors` and `draw_classes` show of several classes."""
+    return (
+        (CONFUSED, "another class", "than in the truth"),
+        (ADDED, "added", f"where the truth is {names[0]}"),
+        (MISSED, "missed", f"predicted as {names[0]}"),
+        (OUTLINE, "outline", "of the truth"),
+        *((class_colour(k), name, "") for k, name in enumerate(names)),
+    )
 
 
 def class_colour(k: int) -> str:

@@ -158,9 +158,12 @@ def _names_of(a: Location, b: Location) -> tuple[str, str]:
 
 def _parse_bounds(text: str | None) -> dict[str, float]:
     try:
-        bounds = {n.strip(): float(v) for n, v in (p.split("=") for p in (text or "").split(",") if p)}
+        given = [(n.strip(), float(v)) for n, v in (p.split("=") for p in (text or "").split(",") if p)]
     except ValueError:
         raise ConfigError(f"--fail-under {text}: expected NAME=NUMBER, such as iou=0.9") from None
+    bounds = dict(given)
+    if len(bounds) < len(given):
+        raise ConfigError(f"--fail-under {text}: a name is given twice; expected one bound for each")
     if not all(math.isfinite(bound) for bound in bounds.values()):
         raise ConfigError(f"--fail-under {text}: expected finite numbers")
     return bounds
@@ -200,7 +203,12 @@ def _check_out(out: Path, settings: Mapping[str, Any], *, overwrite: bool) -> No
     if not is_report:
         raise InputError(f"{out}: exists and is not a report", fix="another -o")
     if found is not None and not overwrite:
-        check_fingerprint(out, found, settings)
+        check_fingerprint(out, _spelled(found), _spelled(settings))
+
+
+def _spelled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write lists as the options do, so that they are compared, and shown, as one."""
+    return {name: ",".join(map(str, v)) if isinstance(v, list) else v for name, v in settings.items()}
 
 
 def _holds_nothing(folder: Path) -> bool:
