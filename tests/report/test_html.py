@@ -27,9 +27,9 @@ from unetcli.report.pictures import LEGEND, to_png_data_uri
 from unetcli.report.threshold_plot import nice_ticks, plot_thresholds, tick_labels
 
 COLUMNS = (
-    ScoreColumn("pixel_error", "pixel error", "lower", "share of differing pixels", 0.0123456),
-    ScoreColumn("iou", "IoU", "higher", "TP/(TP+FP+FN)", 0.9),
-    ScoreColumn("v_rand", "V_Rand", "higher", "thinned", None, "the truth has no foreground"),
+    ScoreColumn("pixel_error", "pixel error", "lower", "share of differing pixels", 0.0123456, headline=3),
+    ScoreColumn("iou", "IoU", "higher", "TP/(TP+FP+FN)", 0.9, headline=2),
+    ScoreColumn("v_rand", "V_Rand", "higher", "thinned", None, "the truth has no foreground", headline=1),
 )
 PIXEL = to_png_data_uri(np.zeros((1, 1), np.uint8))
 EVIL = "<script>alert(1)</script>\"'><b>&"
@@ -135,7 +135,7 @@ def test_same_report_same_bytes(tmp_path):
         (
             Report(
                 "",
-                [replace(COLUMNS[1], mean=0.9), ScoreColumn("mean_iou", "Mean IoU", "higher", "", 0.3)],
+                [replace(COLUMNS[1], mean=0.9), ScoreColumn("mean_iou", "Mean IoU", "higher", "", 0.3, headline=0)],
                 [Case("a", {"iou": 0.9, "mean_iou": 0.3})],
             ),
             "1 image was scored, a: Mean IoU is 0.3000.",

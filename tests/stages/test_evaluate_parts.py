@@ -1,6 +1,7 @@
 """Whatever is read at once, scores are those of the whole image; and only the pixels count that are meant to."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -415,3 +416,15 @@ def test_of_a_large_plane_the_worst_part_is_shown(tmp_path, monkeypatch):
     prediction[20:30, 36:46] = 0
     run(tmp_path, prediction, TRUTH, metrics=["iou"])
     assert read[-1].start[3:] == (16, 32)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "opens_with"),
+    [(PREDICTION, TRUTH, "Mean AP"), (PREDICTION > 0, TRUTH, "VRand"), (PROBABILITIES, TRUTH > 0, "VRand")],
+    ids=["ids", "a mask and ids", "probabilities"],
+)
+def test_the_report_opens_with_what_people_ask_of_such_images(tmp_path, prediction, truth, opens_with):
+    run(tmp_path, prediction, truth, metrics=["iou", "v_rand", "mean_ap"])
+    page = (tmp_path / "report" / "report.html").read_text()
+    verdict = page[page.index('<p class="verdict">') :].split("</p>")[0]
+    assert opens_with in re.sub("<.*?>", "", verdict)

@@ -7,7 +7,7 @@ import io
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ from unetcli.metrics.scores import LABELS, SCORES
 from unetcli.report.html import ScoreColumn
 
 SCHEMA = 1
+OF_MASKS = ("mean_iou", "v_rand", "iou", "pixel_error")
+OF_OBJECTS = ("mean_ap", "pq", "seg", "iou")
+"""What a report opens with: of masks and classes, and where both sides are object ids."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,22 @@ class Compared:
 
 def describe_scores(names: Sequence[str], pairs: Sequence[Pair], config: EvaluateConfig) -> list[ScoreColumn]:
     """Say of each score what it is and by which conventions it was measured; no means yet."""
+    headline = OF_OBJECTS if all(pair.has_ids for pair in pairs) else OF_MASKS
     columns = [
         ScoreColumn(n, LABELS.get(n, n), SCORES[n].better, _convention(n, pairs, config), None, _reason(n))
         for n in names
     ]
-    classes = pairs[0].classes
+    columns += _of_classes(pairs[0].classes)
+    return [replace(c, headline=headline.index(c.name) if c.name in headline else None) for c in columns]
+
+
+def _of_classes(classes: Sequence[str]) -> list[ScoreColumn]:
+    """Describe the scores of each class."""
     if not classes:
-        return columns
+        return []
     pooled = "pixels of an image pooled"
     there = f"mean of the IoU of the classes that truth or prediction has, {pooled}"
-    columns.append(ScoreColumn("mean_iou", "Mean IoU", "higher", there, None, "no pixel counts"))
+    columns = [ScoreColumn("mean_iou", "Mean IoU", "higher", there, None, "no pixel counts")]
     for name, label, formula in (("iou", "IoU", "TP/(TP+FP+FN)"), ("dice", "Dice", "2TP/(2TP+FP+FN)")):
         convention = f"{formula} of the class, 1 if neither side has it, {pooled}"
         columns += [ScoreColumn(f"{name}_{c}", f"{label} of {c}", "higher", convention, None) for c in classes]

@@ -24,7 +24,6 @@ from unetcli.report.charts import (
 )
 from unetcli.report.threshold_plot import Point, ThresholdPlot, plot_thresholds
 
-HEADLINE = ("mean_iou", "v_rand", "iou", "pixel_error")
 """Scores that the verdict names; the first of them ranks the images. The mean IoU is that of classes, of which the
 others take all but the first together."""
 N_EXAMPLES = 3
@@ -59,6 +58,8 @@ class ScoreColumn:
         Why it may be undefined; empty if it never is.
     pooled
         Of all images together; None if there is no such value.
+    headline
+        Its place among the scores that the page opens with, of which the first also ranks the images; None: not there.
     """
 
     name: str
@@ -68,6 +69,7 @@ class ScoreColumn:
     mean: float | None
     undefined: str = ""
     pooled: float | None = None
+    headline: int | None = None
 
 
 @dataclass(frozen=True)
@@ -284,9 +286,15 @@ def extremes(scores: Sequence[ScoreColumn], cases: Sequence[Case]) -> tuple[list
 
 def ranking_score(scores: Sequence[ScoreColumn], cases: Sequence[Case]) -> ScoreColumn | None:
     """Choose the score that ranks images: a headline score if there is one, defined on some image."""
-    by_rank = sorted(scores, key=lambda score: (*HEADLINE, score.name).index(score.name))
-    usable = (score for score in by_rank if any(case.scores[score.name] is not None for case in cases))
+    usable = (
+        score for score in [*_headline(scores), *scores] if any(case.scores[score.name] is not None for case in cases)
+    )
     return next(usable, None)
+
+
+def _headline(scores: Sequence[ScoreColumn]) -> list[ScoreColumn]:
+    placed = [(score.headline, score) for score in scores if score.headline is not None]
+    return [score for _, score in sorted(placed, key=lambda pair: pair[0])]
 
 
 def format_number(value: float, digits: int = 4) -> str:
@@ -373,7 +381,7 @@ def _judge(report: Report) -> Verdict:
         caveats.append(f"{have} a score that is undefined; a mean leaves it out.")
     if report.intervals and 1 < n < FEW:
         caveats.append(f"With only {n} images the 95\N{NO-BREAK SPACE}% intervals are rough.")
-    others = [s for name in HEADLINE for s in report.scores if s.name == name and s is not main]
+    others = [score for score in _headline(report.scores) if score is not main]
     if main is None:
         return Verdict(None, others, None, False, None, caveats)
     values = {value for case in report.cases if (value := case.scores[main.name]) is not None}
