@@ -325,6 +325,22 @@ def test_a_signal_stops_in_time_and_the_same_command_continues(cli, instances, t
     assert cli("info", out) == 0
 
 
+def test_what_keeps_nothing_when_it_is_stopped_says_so(cli, folders, tmp_path, monkeypatch):
+    class Stopping(Progress):
+        def __call__(self, done, total):
+            self.signal = "SIGTERM"
+            super().__call__(done, total)
+
+    arguments = ["evaluate", folders / "masks", folders / "masks", "-o", tmp_path / "r", "--metrics", "iou"]
+    monkeypatch.setattr("unetcli.cli.Progress", Stopping)
+    assert cli(*arguments) == 75
+    assert cli.err == (
+        "stopped: stopped by SIGTERM after 1 of 3; nothing is kept: the result comes at the end\n"
+        "  fix: run the same command again: it begins anew\n"
+    )
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_reader_that_goes_away_is_no_traceback(instances):
     command = f"{sys.executable} -m unetcli info {instances} | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
