@@ -87,6 +87,7 @@ _AT_HALF = f"foreground > 0.5, {_MEAN}"
 _THINNED = f"Fiji, prediction thinned, truth foreground only, {_MEAN}"
 _IDS = "ids of labels, else components of foreground > 0.5, 4-connected if not set"
 _SEGMENTS = f"{_IDS}, {_MEAN}"
+_OBJECTS = f"{_IDS}, objects pooled over slices"
 _EDGES = f"pixels; between edge pixels, the rim counts, foreground > 0.5, {_MEAN}"
 
 
@@ -221,14 +222,14 @@ SCORES: dict[str, Score] = {
     "seg": _of_segments(
         lambda pair: pair.overlaps,
         "higher",
-        f"Cell Tracking Challenge: IoU with what covers more than half of a true object; {_IDS}, objects pooled",
+        f"Cell Tracking Challenge: IoU with what covers more than half of a true object; {_OBJECTS}",
         _NO_TRUTH,
         combine=lambda tables: seg(*tables),
     ),
     "det": _of_segments(
         lambda pair: pair.overlaps,
         "higher",
-        f"Cell Tracking Challenge: 1 - (5 splits + 10 missed + 1 spurious)/(10 true objects); {_IDS}, objects pooled",
+        f"Cell Tracking Challenge: 1 - (5 splits + 10 missed + 1 spurious)/(10 true objects); {_OBJECTS}",
         _NO_TRUTH,
         combine=lambda tables: det(*tables),
     ),
