@@ -136,6 +136,23 @@ def test_the_remedy_for_too_little_memory_is_one_that_helps(tmp_path, monkeypatc
     assert caught.value.fix.startswith("without --as-volume, or")
 
 
+def test_what_was_assumed_when_files_were_opened_is_said(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for k in range(2):
+            with tifffile.TiffWriter(tmp_path / name / f"x{k}.tif") as file:
+                file.write(TRUTH.astype(np.uint16))
+                file.write(np.zeros((5, 5), np.uint16))
+    found = evaluate.run(tmp_path / "a", tmp_path / "b", tmp_path / "r", EvaluateConfig(metrics="iou"))
+    said = "x0.tif, x1.tif: holds 2 images: the first is taken"
+    assert found["notes"] == [f"prediction {said}", f"truth {said}"]
+
+
+def test_pages_without_a_name_are_planes_and_need_no_word(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", STACK[0].astype(np.uint16), photometric="minisblack")
+    assert evaluate.run(tmp_path / "x.tif", tmp_path / "x.tif", tmp_path / "r", EvaluateConfig())["notes"] == []
+
+
 # ------------------------------------------------------------------------------------------- what counts
 
 
