@@ -340,7 +340,7 @@ def _shown_prediction(item: Input, kind: str | None, label_map: LabelMap | None,
     if source.shape[1] != 1:
         raise InputError(
             f"{source.name}: has {source.shape[1]} channels of {source.dtype}; expected one, or probabilities",
-            fix="--prediction-kind probabilities, if each channel is a class",
+            fix="save it in gray, one channel; or --prediction-kind probabilities, if each channel is a class",
         )
     if classes:
         show = _checked if attributes or label_map is None else partial(_class_of, label_map)
