@@ -33,7 +33,7 @@ from unetcli.node import node_cache
 from unetcli.options import Common, Create, Finish, ManyLabels, Part, Scheduler, common_options, setting_options
 from unetcli.presets import PRESETS, with_preset
 from unetcli.printing import fail, print_architectures, print_presets, print_result, start_logging
-from unetcli.progress import GRACE_S, Progress, seconds_until_stop
+from unetcli.progress import GRACE_S, NOTHING_KEPT, Progress, seconds_until_stop
 
 app = typer.Typer(
     add_completion=False,
@@ -48,7 +48,7 @@ TOGETHER = ("train",)
 """Commands whose processes work together, where `torchrun` or `srun` starts several; the first one speaks for all."""
 SLOW_TILES = ("tile-predict",)
 """Commands of which a tile may take longer than a scheduler waits: a signal stops them within one."""
-UNSAVED = ("evaluate", "info")
+WITHOUT_RECORD = ("evaluate", "export", "info")
 """Commands that begin anew when they were stopped."""
 LOCAL: Any = {"parser": local_path, "show_default": False}
 STORE: Any = {"parser": parse_location, "show_default": False}
@@ -90,9 +90,10 @@ def command(config_class: type[Config] | None, name: str) -> Callable[[Callable[
                 error.is_spoken = is_heard if error.is_spoken is None else error.is_spoken
                 raise
             except KeyboardInterrupt:
+                keeps = name not in WITHOUT_RECORD
                 stopped = Interrupted(
-                    "stopped at once; what was on record before is kept",
-                    fix="run the same command again: it continues from there",
+                    f"stopped at once; {'what was on record before is kept' if keeps else NOTHING_KEPT}",
+                    fix=f"run the same command again: it {'continues from there' if keeps else 'begins anew'}",
                 )
                 stopped.is_spoken = is_heard
                 raise stopped from None
@@ -469,8 +470,8 @@ def _progress(name: str, common: Common) -> Progress:
     terminal = sys.stderr.isatty()
     style = "none" if common.quiet else "json" if common.json else "bar" if terminal else "lines"
     limit = seconds_until_stop(common.stop_after) if common.stop_after else math.inf
-    grace = GRACE_S if name in SLOW_TILES else math.inf
-    return Progress(name, style, limit, grace_s=grace, saves=name not in UNSAVED)
+    grace_s = GRACE_S if name in SLOW_TILES else math.inf
+    return Progress(name, style, limit, grace_s=grace_s, keeps=name not in WITHOUT_RECORD)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -29,6 +29,7 @@ SPARE = 1.5
 """The next tile or step is expected to take so many times the longest so far."""
 GRACE_S = 20.0
 """Seconds that a tile has to end after a signal: schedulers kill what is still there after 30."""
+NOTHING_KEPT = "nothing is kept: the result comes at the end"
 SAVING_S = 20.0
 """What is kept of a job's time to save the work, seconds."""
 
@@ -94,8 +95,8 @@ class Progress:
         Stop before a tile or step that would not end within so many seconds from now, by the longest so far.
     grace_s
         A tile or step that has not ended so many seconds after a signal is given up.
-    saves
-        Whether what is finished when the command stops is kept for the next call.
+    keeps
+        Whether what is done before a stop is kept, for the next call.
     """
 
     def __init__(
@@ -105,9 +106,9 @@ class Progress:
         stop_after_s: float = math.inf,
         *,
         grace_s: float = math.inf,
-        saves: bool = True,
+        keeps: bool = True,
     ) -> None:
-        self.command, self.style, self.grace_s, self.saves = command, style, grace_s, saves
+        self.command, self.style, self.grace_s, self.keeps = command, style, grace_s, keeps
         self.signal: str | None = None
         self.heard_at = -math.inf
         self.before: dict[signal.Signals, Any] = {}
@@ -156,8 +157,10 @@ class Progress:
         by = {None: "--stop-after", "SIGINT": "Ctrl-C"}.get(self.signal, self.signal)
         done, total = self.last
         kind = Interrupted if self.signal == "SIGINT" else Unfinished
-        kept, then = ("the work so far is saved", "continues") if self.saves else ("nothing is kept", "starts anew")
-        raise kind(f"stopped by {by} after {done} of {total}; {kept}", fix=f"run the same command again: it {then}")
+        raise kind(
+            f"stopped by {by} after {done} of {total}; {'the work so far is saved' if self.keeps else NOTHING_KEPT}",
+            fix=f"run the same command again: it {'continues' if self.keeps else 'begins anew'}",
+        )
 
     def __call__(self, done: int, total: int) -> None:
         """Show progress; stop in time if a signal asked for it, or the time is over."""

@@ -159,7 +159,7 @@ def test_curves_pass_through_the_scores():
         (np.ones((1, 2, 2)), np.ones((1, 2, 2)), "truth: type is float64"),
         (np.ones((1, 2, 2), int), -np.ones((1, 2, 2), int), "prediction: ids go down to -1"),
         (np.ones((1, 2, 2), int), np.full((1, 2, 2), 255.0), "prediction: values are 255.0"),
-        (np.ones((1, 2, 2), int), np.full((1, 2, 2), np.nan), "prediction: values are nan"),
+        (np.ones((1, 2, 2), int), np.full((1, 2, 2), np.nan), "prediction: values are nan in places"),
     ],
 )
 def test_what_can_not_be_scored_is_refused(truth, prediction, message):

@@ -1,8 +1,10 @@
 """Predictions are scored against the truth the same way whatever they are kept in, and every file says the same."""
 
 import csv
+import errno
 import json
 import math
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -426,7 +428,7 @@ def values_above_one(folder):
 
 
 def values_that_are_no_numbers(folder):
-    return *pair_of(folder, np.where(SQUARE, np.nan, 0).astype(np.float32), SQUARE), "x_00.*nan.*expected"
+    return *pair_of(folder, np.where(SQUARE, np.nan, 0).astype(np.float32), SQUARE), "x_00.*nan in places; expected"
 
 
 def negative_ids(folder):
@@ -449,7 +451,9 @@ BAD = [
     another_number_of_planes, truth_of_floats, masks_of_channels, values_above_one, values_that_are_no_numbers,
     negative_ids, a_damaged_file, a_text_file,
 ]  # fmt: skip
-MENDABLE = [an_empty_folder, a_prediction_without_truth, other_names, another_size, masks_of_channels]
+MENDABLE = [
+    an_empty_folder, a_prediction_without_truth, other_names, another_size, masks_of_channels, values_above_one,
+]  # fmt: skip
 
 
 def named(function):
@@ -641,6 +645,47 @@ def test_killed_while_a_file_was_written_once_more_completes(folders, tmp_path):
     (tmp_path / "r" / ".metrics.json.1234.partial").write_text('{"schema"')
     score(folders / "masks", folders / "masks", tmp_path / "r", metrics=FAST)
     assert {p.name for p in (tmp_path / "r").iterdir()} >= FILES
+
+
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.EIO])
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_what_can_not_be_written_is_said_and_no_files_of_different_settings_stay_together(
+    folders, tmp_path, cli, monkeypatch, name, number
+):
+    arguments = ["evaluate", folders / "masks", folders / "masks", "-o", tmp_path / "r", "--overwrite", "--metrics"]
+    assert cli(*arguments, "iou") == 0
+    replace = Path.replace
+
+    def fail(path, target):
+        if Path(target).name == name:
+            raise OSError(number, os.strerror(number))
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        assert cli(*arguments, "dice") == 3
+    assert cli.err == f"error: {tmp_path / 'r'}: can not be written ({os.strerror(number)})\n"
+    left = files_of(tmp_path / "r")
+    assert list(left) in (["r/metrics.json"], ["r/metrics.json", "r/metrics.csv"], ["r/metrics.csv", "r/metrics.json"])
+    assert len({b"iou" in content for content in left.values()}) == 1
+    assert cli(*arguments, "dice") == 0
+    assert {path.name for path in (tmp_path / "r").iterdir()} == FILES
+
+
+@pytest.mark.parametrize("place", ["r", "r/s/t", "there"])
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_place_that_can_not_be_written_is_refused_before_anything_is_measured(
+    folders, tmp_path, monkeypatch, place, dry_run
+):
+    (tmp_path / "there").mkdir()
+
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(evaluate.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(evaluate, "make_plan", None)
+    with pytest.raises(InputError, match=rf"{place}: can not be written \(Permission denied\)"):
+        score(folders / "masks", folders / "masks", tmp_path / place, metrics=FAST, dry_run=dry_run)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -100,6 +100,12 @@ def test_windows_are_scored_like_images_and_said(tmp_path):
     assert "windows" not in found["conventions"]["iou"]
 
 
+def test_each_score_of_windows_says_so(tmp_path):
+    found = run(tmp_path, PREDICTION > 0, TRUTH > 0, window="20x35")
+    of_pixels = {name for name, text in found["conventions"].items() if "windows of 20x35 pixels" not in text}
+    assert of_pixels == set(OF_PIXELS)
+
+
 def test_what_does_not_fit_into_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "available_memory", lambda: 2**18)
     places = save(tmp_path, a=PREDICTION, b=TRUTH)
@@ -116,7 +122,36 @@ def test_by_default_it_is_left_out_and_said(tmp_path, monkeypatch):
     found = run(tmp_path, PREDICTION, TRUTH)
     assert set(STREAMED) <= set(found["mean"])
     assert "v_rand" not in found["mean"]
-    assert any("left out (--window" in note for note in found["notes"])
+    assert any("left out; they are measured in smaller parts with --window 32x32" in note for note in found["notes"])
+
+
+def test_the_remedy_for_too_little_memory_is_one_that_helps(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "available_memory", lambda: 2**18)
+    places = save(tmp_path, a=STACK[0] > 0, b=STACK[1] > 0)
+    with pytest.raises(InputError, match=r"rand_error need windows of 30 x 40 pixels whole") as caught:
+        evaluate.run(*places, tmp_path / "r", EvaluateConfig(metrics="rand_error", window="64"))
+    assert caught.value.fix.startswith("with --window 32x32, or --metrics iou")
+    run(tmp_path, *(side > 0 for side in STACK), metrics=["rand_error"], window="32x32")
+    with pytest.raises(InputError, match=r"rand_error need volumes of 4 x 30 x 40 pixels whole") as caught:
+        evaluate.run(*places, tmp_path / "r", EvaluateConfig(metrics="rand_error", as_volume=True))
+    assert caught.value.fix.startswith("without --as-volume, or")
+
+
+def test_what_was_assumed_when_files_were_opened_is_said(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for k in range(2):
+            with tifffile.TiffWriter(tmp_path / name / f"x{k}.tif") as file:
+                file.write(TRUTH.astype(np.uint16))
+                file.write(np.zeros((5, 5), np.uint16))
+    found = evaluate.run(tmp_path / "a", tmp_path / "b", tmp_path / "r", EvaluateConfig(metrics="iou"))
+    said = "x0.tif, x1.tif: holds 2 images: the first is taken"
+    assert found["notes"] == [f"prediction {said}", f"truth {said}"]
+
+
+def test_pages_without_a_name_are_planes_and_need_no_word(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", STACK[0].astype(np.uint16), photometric="minisblack")
+    assert evaluate.run(tmp_path / "x.tif", tmp_path / "x.tif", tmp_path / "r", EvaluateConfig())["notes"] == []
 
 
 # ------------------------------------------------------------------------------------------- what counts

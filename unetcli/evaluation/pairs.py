@@ -19,7 +19,7 @@ from unetcli.image.label_sources import ShownLabels
 from unetcli.image.layouts import is_sparse
 from unetcli.image.location import Location
 from unetcli.image.pairing import listed, pair
-from unetcli.image.source import AnyArray, Source, View
+from unetcli.image.source import AnyArray, Source, View, unnamed_pages_note
 from unetcli.image.streaming import reduce_tiles, work_on
 from unetcli.image.tiling import Box, Tile, TileGrid
 from unetcli.image.truth import SAMPLE_TILE, LabelMap, show_truth
@@ -156,6 +156,13 @@ def open_pairs(
             if sources and (other := sources[k]) is not None:
                 _check_size(what, other.source if isinstance(other, Input) else other, item.source)
         _check_truth(stored[k])
+    for what, sources in (
+        ("prediction", [i.source for i in predictions]),
+        ("truth", stored),
+        ("prediction of --compare", [i.source for i in compared]),
+        ("region of interest", regions),
+    ):
+        notes += _reading_notes(what, sources)
     regions = [_region(region, item.source) for region, item in zip(regions, predictions, strict=False)]
     counted = [tuple(kept) for kept in zip(*([regions] if regions else []), *_not_ignored(stored, config), strict=True)]
     label_map = _label_map(truths[0])
@@ -348,7 +355,7 @@ def _shown_prediction(
     if source.shape[1] != 1:
         raise InputError(
             f"{source.name}: has {source.shape[1]} channels of {source.dtype}; expected one, or probabilities",
-            fix="--prediction-kind probabilities, if each channel is a class",
+            fix="save it in gray, one channel; or --prediction-kind probabilities, if each channel is a class",
         )
     if classes:
         show = _checked if attributes or label_map is None else partial(_class_of, label_map)
@@ -420,6 +427,17 @@ def _some_values(_: Tile, block: Block) -> set[Any]:
     low, high = block.min(), block.max()
     between = block[(block != low) & (block != high)]
     return {low.item(), high.item(), *between.ravel()[:1].tolist()}
+
+
+def _reading_notes(what: str, sources: Sequence[Source]) -> list[str]:
+    """Say what was assumed when images were opened, once of all it is true of; pages without a name are planes here."""
+    names: dict[str, list[str]] = {}
+    for source in sources:
+        unnamed = unnamed_pages_note(getattr(source, "order", "zyx"))
+        for note in source.notes:
+            if note != unnamed:
+                names.setdefault(note, []).append(source.name)
+    return [f"{what} {listed(of)}: {note}" for note, of in names.items()]
 
 
 def _guesses(predictions: Sequence[Input], pairs: Sequence[Pair], config: EvaluateConfig) -> list[str]:

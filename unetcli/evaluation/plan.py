@@ -61,6 +61,8 @@ class Plan:
 
     def workers(self, most: int) -> int:
         """Return how many tiles fit into memory at once, of so many threads."""
+        if len(self.grid) == 1:  # of thousands of small images, memory is not asked for each
+            return 1
         return max(1, min(most, int(MEMORY_SHARE * available_memory() / _bytes_of(self.grid.core))))
 
 
@@ -128,19 +130,28 @@ def choose_names(
         core = _grid(pair, config, is_whole=True).core
         if not large or _bytes_of(core) <= MEMORY_SHARE * available:
             continue
+        part, smaller = _smaller_part(config, available)
         found = (
-            f"{pair.name}: {', '.join(large)} need {'volumes' if config.as_volume else 'planes'} of "
+            f"{pair.name}: {', '.join(large)} need {part} of "
             f"{' x '.join(map(str, core[2 if config.as_volume else 3 :]))} pixels whole, about "
-            f"{_bytes_of(core) / 2**30:.3g} GiB, and {available / 2**30:.3g} GiB of memory are free"
+            f"{_bytes_of(core) / 2**30:.3g} GiB, more than {MEMORY_SHARE:.0%} of the {available / 2**30:.3g} GiB of "
+            "memory that are free"
         )
         kept = [name for name in names if name not in large]
         if asked or not kept:
-            raise InputError(
-                found, fix=f"--window 2048x2048, or --metrics {','.join(kept) or 'iou'}, which add up over tiles"
-            )
-        notes.append(f"{found}: left out (--window 2048x2048 measures them window by window)")
+            raise InputError(found, fix=f"{smaller}, or --metrics {','.join(kept) or 'iou'}, which add up over tiles")
+        notes.append(f"{found}: left out; they are measured in smaller parts {smaller}")
         names = kept
     return names, notes
+
+
+def _smaller_part(config: EvaluateConfig, available: int) -> tuple[str, str]:
+    """Say what is measured as one, and what makes it smaller: so small that it fits."""
+    if config.as_volume:
+        return "volumes", "without --as-volume"
+    edge = math.isqrt(int(MEMORY_SHARE * available) // BYTES_PER_PIXEL)
+    edge = 2 ** min(max(edge.bit_length() - 1, 4), 11)
+    return "windows" if config.window else "planes", f"with --window {edge}x{edge}"
 
 
 def _bytes_of(core: Shape) -> int:

@@ -223,8 +223,10 @@ def check_values(name: str, values: NDArray[Any], kinds: str = "biuf") -> None:
     if values.dtype.kind == "i" and values.min() < 0:
         raise InputError(f"{name}: ids go down to {values.min()}; expected 0 or more")
     if values.dtype.kind == "f" and not (values.min() >= 0 and values.max() <= 1):  # nan fails both
-        found = f"values are {values.min()} to {values.max()}"
-        raise InputError(f"{name}: {found}; expected probabilities, 0 to 1")
+        has_nan = bool(np.isnan(values).any())
+        found = "values are nan in places" if has_nan else f"values are {values.min()} to {values.max()}"
+        fix = None if has_nan or values.min() < 0 else "save object ids as integers, probabilities as shares of 1"
+        raise InputError(f"{name}: {found}; expected probabilities, 0 to 1", fix=fix)
 
 
 def _needed(names: Sequence[str]) -> set[str]:

@@ -124,7 +124,7 @@ _AT_HALF = f"foreground > 0.5, {_MEAN}"
 _THINNED = f"Fiji, prediction thinned, truth foreground only, {_MEAN}"
 _IDS = "ids of labels, else components of foreground > 0.5, 4-connected if not set"
 _SEGMENTS = f"{_IDS}, {_MEAN}"
-_POOLED = "objects of an image pooled"
+_OBJECTS = f"{_IDS}, objects of an image pooled over slices"
 _EDGES = f"pixels; between edge pixels, the rim counts, foreground > 0.5, {_MEAN}"
 
 
@@ -269,7 +269,7 @@ SCORES: dict[str, Score] = {
     "seg": _of_segments(
         lambda pair: seg_totals(pair.overlaps),
         "higher",
-        f"Cell Tracking Challenge: IoU with what covers more than half of a true object; {_IDS}, {_POOLED}",
+        f"Cell Tracking Challenge: IoU with what covers more than half of a true object; {_OBJECTS}",
         _NO_TRUTH,
         of_totals=ratio,
         pools_slices=True,
@@ -277,7 +277,7 @@ SCORES: dict[str, Score] = {
     "det": _of_segments(
         lambda pair: det_totals(pair.overlaps),
         "higher",
-        f"Cell Tracking Challenge: 1 - (5 splits + 10 missed + 1 spurious)/(10 true objects); {_IDS}, {_POOLED}",
+        f"Cell Tracking Challenge: 1 - (5 splits + 10 missed + 1 spurious)/(10 true objects); {_OBJECTS}",
         _NO_TRUTH,
         of_totals=det_of_totals,
         pools_slices=True,

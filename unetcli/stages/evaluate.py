@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,8 @@ from unetcli.report.html import write_report
 
 NOT_SETTINGS = ("metrics", "fail_under")
 """Of the configuration: names are written as they were chosen, and bounds do not change what is measured."""
+METRICS, TABLE, REPORT = "metrics.json", "metrics.csv", "report.html"
+"""What is written; the first marks the folder as a report."""
 
 
 def run(
@@ -91,6 +94,7 @@ def run(
     _check_bounds(config, bounds, [column.name for column in columns])
     settings = {"metrics": names, **_settings(config), "inputs": {k: fingerprint(v) for k, v in given.items()}}
     _check_out(out, settings, overwrite=overwrite)
+    _check_writable(out)
     if dry_run:
         return {
             "pairs": [f"{p.name}: {p.truth.name}" for p in pairs],
@@ -108,14 +112,17 @@ def run(
         settings=settings,
         notes=notes,
     )
-    with making(out):
-        out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "metrics.json", json.dumps(metrics, indent=1))  # first: it marks the folder as a report
-    write_atomically(out / "metrics.csv", to_csv(metrics))
     places = {"-o": out, "--images": images, "--roi": roi, "--compare": compare}
     options = [text for name, place in places.items() if place is not None for text in (name, str(place))]
     command = shlex.join(["unetcli", "evaluate", str(prediction), str(truth), *options, *config.to_options()])
-    write_report(out / "report.html", make_report(metrics, columns, results, pairs, config, command))
+    report = make_report(metrics, columns, results, pairs, config, command)
+    with making(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for name in (TABLE, REPORT):  # those of other settings do not stay beside new scores, whatever happens now
+            (out / name).unlink(missing_ok=True)
+        write_atomically(out / METRICS, json.dumps(metrics, indent=1))
+        write_atomically(out / TABLE, to_csv(metrics))
+        write_report(out / REPORT, report)
     if worse := _below(metrics, bounds):
         raise BelowBoundError("; ".join(worse), result=metrics)
     return metrics
@@ -194,7 +201,7 @@ def _below(metrics: Mapping[str, Any], bounds: Mapping[str, float]) -> list[str]
 
 def _check_out(out: Path, settings: Mapping[str, Any], *, overwrite: bool) -> None:
     """Refuse to replace what is not a report, or a report of something else."""
-    metrics = out / "metrics.json"
+    metrics = out / METRICS
     try:
         found = json.loads(metrics.read_text())["settings"] if metrics.exists() else None
         is_report = isinstance(found, dict) or (out.is_dir() and _holds_nothing(out)) or not out.exists()
@@ -209,6 +216,14 @@ def _check_out(out: Path, settings: Mapping[str, Any], *, overwrite: bool) -> No
 def _spelled(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Write lists as the options do, so that they are compared, and shown, as one."""
     return {name: ",".join(map(str, v)) if isinstance(v, list) else v for name, v in settings.items()}
+
+
+def _check_writable(out: Path) -> None:
+    """Refuse a place that can not be written to, before time is spent on what goes there."""
+    with making(out):
+        there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
 
 
 def _holds_nothing(folder: Path) -> bool:
