@@ -75,6 +75,10 @@ def _ids(*rows):
     return np.array([[0 if letter == "." else 1000 * ord(letter) + 2**40 for letter in row] for row in rows])
 
 
+def drawn(truth, prediction, image):
+    return draw_error_types(find_error_types(truth, prediction), truth, image)
+
+
 class TestErrorTypes:
     TRUTH = ("aaaaa.bb.cc..dd",
              "aaaaa.bb.cc..dd")  # fmt: skip
@@ -116,7 +120,7 @@ class TestErrorTypes:
 
     @pytest.mark.parametrize("image", [None, np.full((2, 15), 7.0)], ids=["truth-beneath", "image-beneath"])
     def test_colours(self, image):
-        picture = draw_error_types(_ids(*self.TRUTH), _ids(*self.PREDICTION), image).astype(float)
+        picture = drawn(_ids(*self.TRUTH), _ids(*self.PREDICTION), image).astype(float)
         colours = {"s": SPLIT, "m": MERGED, "+": ADDED, "-": MISSED}
         for y, x in ((0, 2), (1, 12), (1, 13)):
             distance = {k: np.abs(picture[y, x] - _colour(v)).sum() for k, v in colours.items()}
@@ -125,7 +129,7 @@ class TestErrorTypes:
     def test_what_is_right_is_untouched_but_for_outlines(self):
         truth = np.zeros((7, 7), int)
         truth[1:6, 1:6] = 3
-        picture = draw_error_types(truth, truth * 2, np.arange(49).reshape(7, 7))
+        picture = drawn(truth, truth * 2, np.arange(49).reshape(7, 7))
         assert (picture[2:5, 2:5] == to_gray(np.arange(49).reshape(7, 7))[2:5, 2:5, None]).all()
         assert (picture[1, 1:6] > 200).all()
 
@@ -133,7 +137,7 @@ class TestErrorTypes:
         with pytest.raises(InputError, match="shapes"):
             find_error_types(np.zeros((4, 4), int), np.zeros((4, 5), int))
         with pytest.raises(InputError, match="shapes"):
-            draw_error_types(np.zeros((4, 4), int), np.zeros((4, 4), int), np.zeros((5, 4)))
+            drawn(np.zeros((4, 4), int), np.zeros((4, 4), int), np.zeros((5, 4)))
 
 
 def test_to_gray_fills_the_range_and_averages_channels():

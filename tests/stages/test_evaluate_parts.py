@@ -463,3 +463,28 @@ def test_the_report_opens_with_what_people_ask_of_such_images(tmp_path, predicti
     page = (tmp_path / "report" / "report.html").read_text()
     verdict = page[page.index('<p class="verdict">') :].split("</p>")[0]
     assert opens_with in re.sub("<.*?>", "", verdict)
+
+
+@pytest.mark.parametrize("memory", [2**40, 1], ids=["enough", "scarce"])
+def test_small_images_measured_at_once_have_the_scores_of_one_after_the_other(tmp_path, monkeypatch, memory):
+    monkeypatch.setattr(plan, "available_memory", lambda: memory)
+    for k in range(5):
+        prediction, truth = (cells((30, 40), seed)[1] for seed in (k, k + 1))
+        save(tmp_path / "a", **{f"i{k}": prediction})
+        save(tmp_path / "b", **{f"i{k}": truth})
+    places, seen = (tmp_path / "a", tmp_path / "b"), []
+    config = EvaluateConfig(metrics="iou,vi_split,ap50")
+    found = [
+        evaluate.run(*places, tmp_path / f"r{n}", config, workers=n, progress=lambda *done: seen.append(done))
+        for n in (1, 3)
+    ]
+    assert found[0] == found[1]
+    assert seen[-1] == (5, 5)
+
+
+def test_of_images_measured_at_once_the_one_that_is_wrong_is_named(tmp_path):
+    for k in range(5):
+        save(tmp_path / "b", **{f"i{k}": cells((30, 40), k)[1]})
+        save(tmp_path / "a", **{f"i{k}": np.full((30, 40), 0.5 if k != 3 else 1.5)})
+    with pytest.raises(InputError, match="i3"):
+        evaluate.run(tmp_path / "a", tmp_path / "b", tmp_path / "r", EvaluateConfig(metrics="iou"), workers=3)

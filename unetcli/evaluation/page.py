@@ -114,8 +114,9 @@ def _draw_objects(
         counts = source.read(box)[0, 0, 0]
         truth, predicted = (np.where(counts, side, side.dtype.type(0)) for side in (truth, predicted))
     ids, predicted_ids = (components(side) if side.dtype == np.bool_ else side for side in (truth, predicted))
-    shown["errors"] = draw_error_types(ids, predicted_ids, image)
-    return shown, find_error_types(ids, predicted_ids).describe()
+    found = find_error_types(ids, predicted_ids)
+    shown["errors"] = draw_error_types(found, ids, image)
+    return shown, found.describe()
 
 
 def _mean_curves(results: Sequence[Result], thresholds: Sequence[float]) -> dict[str, list[tuple[float, float | None]]]:

@@ -61,9 +61,19 @@ class Plan:
 
     def workers(self, most: int) -> int:
         """Return how many tiles fit into memory at once, of so many threads."""
-        if len(self.grid) == 1:  # of thousands of small images, memory is not asked for each
-            return 1
-        return max(1, min(most, int(MEMORY_SHARE * available_memory() / _bytes_of(self.grid.core))))
+        return 1 if len(self.grid) == 1 else min(most, _at_once([self.grid.core]))
+
+
+def images_at_once(plans: Sequence[Plan], most: int) -> int:
+    """Return how many images are measured at once, of so many threads: 1 where images have several tiles."""
+    if any(len(plan.grid) > 1 for plan in plans):
+        return 1
+    return min(most, len(plans), _at_once([plan.grid.core for plan in plans]))
+
+
+def _at_once(cores: Sequence[Shape]) -> int:
+    """Return how many such tiles fit into memory, at least one."""
+    return max(1, int(MEMORY_SHARE * available_memory() / max(map(_bytes_of, cores))))
 
 
 def make_plan(pair: Pair, names: Sequence[str], config: EvaluateConfig) -> Plan:

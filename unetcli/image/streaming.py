@@ -161,7 +161,7 @@ def map_tiles(
         with _naming(work):
             _write(work, _call(function, work, [read(source, work.tile.read) for source in work.sources]), ledger)
 
-    for done, _ in enumerate(_in_order(compute, works.todo, workers), start=n_done + 1):
+    for done, _ in enumerate(in_order(compute, works.todo, workers), start=n_done + 1):
         progress(done, total)
 
 
@@ -190,7 +190,7 @@ def map_and_reduce_tiles(
             _write(work, block, ledger)
             return _call(measure, work, [block])
 
-    for done, table in enumerate(_in_order(compute, everything, workers), start=1):
+    for done, table in enumerate(in_order(compute, everything, workers), start=1):
         yield table
         progress(done, len(everything))
 
@@ -210,7 +210,7 @@ def reduce_tiles(
         with _naming(work):
             return _call(function, work, [read(source, work.tile.read) for source in work.sources])
 
-    for done, table in enumerate(_in_order(compute, todo, workers), start=1):
+    for done, table in enumerate(in_order(compute, todo, workers), start=1):
         yield table
         progress(done, len(todo))
 
@@ -257,8 +257,8 @@ def stream_tiles(
         with _naming(work):
             _write(work, result() if callable(result) else result, ledger)
 
-    fetched = _in_order(fetch, todo, workers)
-    computed = map(compute, fetched) if devices == 1 else _in_order(compute, fetched, devices)
+    fetched = in_order(fetch, todo, workers)
+    computed = map(compute, fetched) if devices == 1 else in_order(compute, fetched, devices)
     with ThreadPoolExecutor(writers) as pool:
         pending: deque[Future[None]] = deque()
         for work, result in computed:
@@ -292,8 +292,8 @@ def _write(work: Work, result: Block | tuple[Block, ...], ledger: Ledger | Joint
     ledger.record(work.name)
 
 
-def _in_order(function: Callable[[S], T], works: Iterable[S], workers: int | None) -> Iterator[T]:
-    """Run a function over tiles in threads, few at a time; yield its results in order."""
+def in_order(function: Callable[[S], T], works: Iterable[S], workers: int | None) -> Iterator[T]:
+    """Run a function over works in threads, few at a time; yield its results in order."""
     workers = workers or available_cpus()
     waiting = iter(works)
     with ThreadPoolExecutor(workers) as pool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,6 +25,8 @@ BAND = 64
 """Rows whose classes are looked up at once: positions take eight bytes a pixel."""
 COUNTED = 2**20
 """Values up to this are counted in a table."""
+MERGED = 2**22
+"""Entries of the tables of tiles that wait to be added up, at least."""
 SAMPLE_TILE = (1, 16, 1, 2048, 2048)
 """Tiles in which label values are counted: files have no shards."""
 MANY = 255
@@ -223,10 +226,31 @@ def _replaced(value: int, by: int, block: Block) -> Block:
 def count_values(truths: Sequence[Source]) -> Counter[int]:
     """Count the pixels of each value in labels, tile by tile."""
     works = [w for truth in truths for w in work_on(truth.name, TileGrid(truth.shape, SAMPLE_TILE), [truth])]
+    tables = zip(works, reduce_tiles(lambda _, block: _unique(block), works), strict=True)
     counts: Counter[int] = Counter()
-    for values, n in reduce_tiles(lambda _, block: _unique(block), works):
+    for _, of_truth in itertools.groupby(tables, key=lambda found: id(found[0].sources[0])):
+        values, n = _merged(table for _, table in of_truth)
         counts.update(dict(zip(map(int, values.tolist()), n.tolist(), strict=True)))
     return counts
+
+
+def _merged(tables: Iterable[tuple[Block, Block]]) -> tuple[Block, Block]:
+    """Add up tables of values and of how often each is there, many at a time: there may be millions of ids."""
+    waiting: list[tuple[Block, Block]] = []
+    most = size = 0
+    for table in tables:
+        waiting.append(table)
+        size += len(table[0])
+        if size > max(most, MERGED):
+            waiting = [_added(waiting)]
+            size = len(waiting[0][0])
+            most = 2 * size
+    return _added(waiting)
+
+
+def _added(tables: Sequence[tuple[Block, Block]]) -> tuple[Block, Block]:
+    values, at = np.unique(np.concatenate([values for values, _ in tables]), return_inverse=True)
+    return values, np.bincount(at, weights=np.concatenate([n for _, n in tables])).astype(np.int64)
 
 
 def _unique(block: Block) -> tuple[Block, Block]:
@@ -238,7 +262,7 @@ def _unique(block: Block) -> tuple[Block, Block]:
     if block.dtype.kind in "iu" and flat.min() >= 0 and flat.max() < COUNTED:
         counts = np.bincount(flat.astype(np.int64, copy=False))
         values = np.flatnonzero(counts)
-        return values, counts[values]
+        return values.astype(block.dtype), counts[values]
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
     lengths = np.diff(starts, append=flat.size)
     values, run = np.unique(flat[starts], return_inverse=True)

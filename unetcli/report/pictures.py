@@ -297,12 +297,14 @@ def find_error_types(truth: NDArray[Any], prediction: NDArray[Any]) -> ErrorType
     )
 
 
-def draw_error_types(truth: NDArray[Any], prediction: NDArray[Any], image: NDArray[Any] | None = None) -> Picture:
+def draw_error_types(found: ErrorTypes, truth: NDArray[Any], image: NDArray[Any] | None = None) -> Picture:
     """Show the types of error of predicted objects on the gray image.
 
     Parameters
     ----------
-    truth, prediction : (y, x) int
+    found
+        From `find_error_types`.
+    truth : (y, x) int
         Object ids, 0 = background.
     image : (y, x) or (c, y, x) int or float, optional
         What lies beneath; the objects of the truth in gray if not given.
@@ -317,7 +319,6 @@ def draw_error_types(truth: NDArray[Any], prediction: NDArray[Any], image: NDArr
     InputError
         Shapes differ.
     """
-    found = find_error_types(truth, prediction)
     gray = draw_labels(truth) // 2 if image is None else to_gray(image)
     if gray.shape != truth.shape:
         raise InputError(f"image and truth: shapes are {gray.shape} and {truth.shape}; expected the same (y, x)")

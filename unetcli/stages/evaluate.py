@@ -17,13 +17,13 @@ from unetcli.errors import BelowBoundError, ConfigError, InputError
 from unetcli.evaluation.measuring import Result, measure_image
 from unetcli.evaluation.page import make_report
 from unetcli.evaluation.pairs import Others, Pair, open_pairs
-from unetcli.evaluation.plan import Plan, choose_names, make_plan
+from unetcli.evaluation.plan import Plan, choose_names, images_at_once, make_plan
 from unetcli.evaluation.results import Compared, collect, describe_scores, to_csv
 from unetcli.image.fingerprint import fingerprint
 from unetcli.image.ledger import check_fingerprint
 from unetcli.image.location import Location, making
 from unetcli.image.new_store import check_apart
-from unetcli.image.streaming import Progress, silent
+from unetcli.image.streaming import Progress, available_cpus, in_order, silent
 from unetcli.metrics.scores import parse_names
 from unetcli.report.html import write_report
 
@@ -131,9 +131,14 @@ def run(
 def _measure(
     pairs: Sequence[Pair], plans: Sequence[Plan], config: EvaluateConfig, workers: int | None, progress: Progress
 ) -> list[Result]:
-    """Measure all images; progress counts their tiles together."""
+    """Measure all images: small ones several at once, others tile by tile; progress counts their tiles together."""
     total, before = sum(len(plan.grid) for plan in plans), 0
     results = []
+    if (at_once := images_at_once(plans, workers or available_cpus())) > 1:
+        for result in in_order(lambda pair: measure_image(*pair, config), zip(pairs, plans, strict=True), at_once):
+            results.append(result)
+            progress(len(results), total)
+        return results
     for item, plan in zip(pairs, plans, strict=True):
         done_before = before
 
