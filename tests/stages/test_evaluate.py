@@ -535,13 +535,14 @@ def test_below_a_bound_the_report_is_written_and_printed_and_the_exit_code_is_7(
     assert len(json.loads((out / "metrics.json").read_text())["images"]) == N_IMAGES
     arguments = ["evaluate", worse, folders / "masks", "-o", out, "--metrics", FAST, "--fail-under", bounds]
     assert cli(*arguments) == 7
-    assert cli.err.startswith("error: ")
-    assert len(cli.err.splitlines()) == 1
-    assert [part.split(" is ")[0].removeprefix("error: ") for part in cli.err.split("; ")] == [
+    report, error = cli.err.splitlines()
+    assert report == f"report: {out / 'report.html'}"
+    assert error.startswith("error: ")
+    assert [part.split(" is ")[0].removeprefix("error: ") for part in error.split("; ")] == [
         text.split(" is ")[0] for text in said
     ]
     for text in said:
-        assert text in cli.err
+        assert text in error
     assert re.search(r"^pixel_error +0\.1 ", cli.out, flags=re.MULTILINE)  # the table of all scores
 
 

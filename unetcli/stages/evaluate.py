@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shlex
 import tempfile
@@ -26,6 +27,8 @@ from unetcli.image.new_store import check_apart
 from unetcli.image.streaming import Progress, available_cpus, in_order, silent
 from unetcli.metrics.scores import parse_names
 from unetcli.report.html import write_report
+
+logger = logging.getLogger(__name__)
 
 NOT_SETTINGS = ("metrics", "fail_under")
 """Of the configuration: names are written as they were chosen, and bounds do not change what is measured."""
@@ -123,6 +126,7 @@ def run(
         write_atomically(out / METRICS, json.dumps(metrics, indent=1))
         write_atomically(out / TABLE, to_csv(metrics))
         write_report(out / REPORT, report)
+    logger.info("report: %s", out / REPORT)
     if worse := _below(metrics, bounds):
         raise BelowBoundError("; ".join(worse), result=metrics)
     return metrics
