@@ -488,3 +488,17 @@ def test_of_images_measured_at_once_the_one_that_is_wrong_is_named(tmp_path):
         save(tmp_path / "a", **{f"i{k}": np.full((30, 40), 0.5 if k != 3 else 1.5)})
     with pytest.raises(InputError, match="i3"):
         evaluate.run(tmp_path / "a", tmp_path / "b", tmp_path / "r", EvaluateConfig(metrics="iou"), workers=3)
+
+
+def test_what_is_left_after_warping_comes_with_the_warping_error_by_either_name(tmp_path):
+    prediction, truth = PROBABILITIES, TRUTH > 0
+    found = run(tmp_path, prediction, truth, metrics=["warping_types"])
+    assert list(found["mean"]) == ["warping_error"]
+    (counts,) = found["counts"]
+    left = sum(kind["pixels"] for kind in counts["warping_types"].values())
+    assert left == round(found["mean"]["warping_error"] * truth.size) > 0
+    for name in ("warping_types", "warping_error"):
+        scores = score(prediction, truth, metrics=[name])
+        assert {"name": counts["name"], **scores.counts} == counts
+        assert list(scores.values) == ["warping_error"]
+    assert score(prediction, truth, metrics=["iou"]).counts == {}

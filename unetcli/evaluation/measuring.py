@@ -17,9 +17,18 @@ from unetcli.evaluation.plan import Plan
 from unetcli.image.streaming import Progress, available_cpus, reduce_tiles, silent, work_on
 from unetcli.image.tiling import Box, Tile
 from unetcli.metrics.calibration import calibration_table
-from unetcli.metrics.measuring import ImageTotals, Measured, add_up_slices, combine_curve, combine_slices, measure
+from unetcli.metrics.measuring import (
+    ImageTotals,
+    Measured,
+    TypeCounts,
+    add_up_counts,
+    add_up_slices,
+    combine_curve,
+    combine_slices,
+    measure,
+)
 from unetcli.metrics.pixels import dice, iou
-from unetcli.metrics.scores import COUNTED, CURVES, SCORES
+from unetcli.metrics.scores import CURVES, SCORES
 from unetcli.metrics.slices import SummedPair
 from unetcli.metrics.tables import ContingencyTable, Counts, confusion_table, contingency_table, sum_tables
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, foreground
@@ -60,7 +69,7 @@ class Result:
     curves: Mapping[str, Sequence[float | None]]
     confusion: Counts | None
     calibration: Counts | None
-    counts: dict[str, dict[str, dict[str, int]]]
+    counts: TypeCounts
     worst: Box
 
 
@@ -142,19 +151,9 @@ def measure_image(
         curves,
         confusion,
         np.sum(calibrations, axis=0) if calibrations else None,
-        _counts(measured),
+        add_up_counts(measured),
         worst[1],
     )
-
-
-def _counts(measured: Measured) -> dict[str, dict[str, dict[str, int]]]:
-    """Add up over slices what is counted at one threshold, without what is not there."""
-    found: dict[str, dict[str, dict[str, int]]] = {}
-    for (name, _), slices in measured.items():
-        if name in COUNTED:
-            kinds = {kind: np.sum([counts[kind] for counts in slices], axis=0) for kind in slices[0]}
-            found[name] = {kind: {"pixels": int(n), "clusters": int(m)} for kind, (n, m) in kinds.items() if n}
-    return found
 
 
 def class_scores(confusion: Counts | None, classes: Sequence[str]) -> Scores:

@@ -13,7 +13,7 @@ from unetcli.evaluation.pairs import Pair
 from unetcli.image.source import Source
 from unetcli.image.tiling import Shape, TileGrid
 from unetcli.memory import available_memory
-from unetcli.metrics.measuring import thresholds_of
+from unetcli.metrics.measuring import counts_of, thresholds_of
 from unetcli.metrics.scores import CURVES, SCORES
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF
 
@@ -86,8 +86,7 @@ def make_plan(pair: Pair, names: Sequence[str], config: EvaluateConfig) -> Plan:
             measured[name] = tuple(sorted({*wanted[name], *searched}))
     summed = {name: ts for name, ts in measured.items() if adds_up(name, pair)}
     whole = {name: ts for name, ts in measured.items() if name not in summed}
-    if "warping_error" in whole:
-        whole["warping_types"] = wanted["warping_error"]
+    whole |= counts_of({name: wanted[name] for name in whole if name in wanted})
     grid = _grid(pair, config, is_whole=bool(whole))
     return Plan(tuple(names), wanted, summed, whole, grid, config.as_volume)
 

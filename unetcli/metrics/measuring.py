@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unetcli.errors import ConfigError, InputError
 from unetcli.metrics.partitions import NEIGHBOURS
-from unetcli.metrics.scores import COUNTED, CURVES, SCORES, Totals, add_totals
+from unetcli.metrics.scores import COUNTED, COUNTED_WITH, CURVES, SCORES, Totals, add_totals
 from unetcli.metrics.slices import slice_pairs
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF
 
@@ -80,6 +80,8 @@ Measured = dict[tuple[str, float], list[Any]]
 """What a score, by name and threshold, is of each slice."""
 ImageTotals = dict[tuple[str, float], Totals]
 """What a score, by name and threshold, adds up to over the slices of an image."""
+TypeCounts = dict[str, dict[str, dict[str, int]]]
+"""``{"warping_types": {"split": {"pixels": 31, "clusters": 2}}}``"""
 
 
 def measure_slices(
@@ -91,12 +93,29 @@ def measure_slices(
     thresholds: Sequence[float] = CHALLENGE_THRESHOLDS,
     counted: NDArray[np.bool_] | None = None,
     connectivity: int = 4,
+    with_counts: bool = False,
 ) -> Measured:
-    """Measure some of the slices of an image; takes and raises what `score_image` does."""
+    """Measure some of the slices of an image; takes and raises what `score_image` does. See also `add_up_counts`."""
     _check(truth, prediction, names, thresholds, connectivity)
     has_levels = prediction.dtype.kind == "f"
     wanted = thresholds_of(names, threshold if has_levels else HALF, thresholds if has_levels else (HALF,))
+    wanted |= counts_of(wanted) if with_counts else {}
     return measure(*_as_slices(truth, prediction, counted, connectivity), wanted, connectivity)
+
+
+def counts_of(wanted: Mapping[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+    """Tell at which thresholds is counted what comes with scores that are measured."""
+    return {name: wanted[score] for name, score in COUNTED_WITH.items() if score in wanted}
+
+
+def add_up_counts(measured: Measured) -> TypeCounts:
+    """Add up over slices what is counted at one threshold, without what is not there."""
+    found: TypeCounts = {}
+    for (name, _), slices in measured.items():
+        if name in COUNTED:
+            kinds = {kind: np.sum([counts[kind] for counts in slices], axis=0) for kind in slices[0]}
+            found[name] = {kind: {"pixels": int(n), "clusters": int(m)} for kind, (n, m) in kinds.items() if n}
+    return found
 
 
 def combine_slices(parts: Sequence[Measured], names: Sequence[str]) -> dict[str, float | None]:

@@ -322,6 +322,9 @@ LABELS = {
 COUNTED: dict[str, Callable[[SlicePair], Any]] = {"warping_types": lambda pair: warping_types(pair.warping)}
 """What is counted beside the scores: by type, in pixels and clusters."""
 
+COUNTED_WITH = {"warping_types": "warping_error"}
+"""The score with which each of them comes; whoever asks for one gets both."""
+
 CURVES = ("v_rand", "v_info", "max_pixel_fscore", "pixel_error", "warping_error")
 """Scores worth plotting over thresholds."""
 
@@ -334,7 +337,7 @@ def parse_names(option: str, text: str) -> list[str]:
     ConfigError
         If there is none, or one that is not known.
     """
-    names = [n.strip() for n in text.split(",") if n.strip()]
+    names = [COUNTED_WITH.get(n.strip(), n.strip()) for n in text.split(",") if n.strip()]
     unknown = [n for n in names if n not in SCORES]
     if unknown or not names:
         problem = f"does not know {', '.join(unknown)}" if unknown else "names no score"

@@ -17,9 +17,17 @@ from unetcli.metrics.comparison import (
     mean_over_images,
     paired_difference,
 )
-from unetcli.metrics.measuring import ImageTotals, add_up_slices, combine_slices, measure_slices, pool_images
+from unetcli.metrics.measuring import (
+    ImageTotals,
+    TypeCounts,
+    add_up_counts,
+    add_up_slices,
+    combine_slices,
+    measure_slices,
+    pool_images,
+)
 from unetcli.metrics.partitions import NEIGHBOURS
-from unetcli.metrics.scores import SCORES
+from unetcli.metrics.scores import COUNTED_WITH, SCORES
 from unetcli.metrics.thresholds import CHALLENGE_THRESHOLDS, HALF
 
 
@@ -37,12 +45,16 @@ class ImageScores:
         What tells each score from others of its name.
     totals
         What the image adds to the scores of several together.
+    counts
+        With the warping error what is left after warping, by type: ``{"warping_types": {"split": {"pixels": 31,
+        "clusters": 2}}}``; types that are not there are left out.
     """
 
     values: dict[str, float | None]
     undefined: dict[str, str] = field(default_factory=dict)
     conventions: dict[str, str] = field(default_factory=dict, repr=False)
     totals: ImageTotals = field(default_factory=dict, repr=False)
+    counts: TypeCounts = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -128,9 +140,8 @@ def score(
     known = NEIGHBOURS[3 if as_volume else 2]
     if connectivity not in (None, *known):
         raise ConfigError(f"connectivity {connectivity}: expected {' or '.join(map(str, known))}")
-    names = (
-        list(metrics) if metrics is not None else [n for n, s in SCORES.items() if not (as_volume and s.planes_only)]
-    )
+    defined = [name for name, score in SCORES.items() if not (as_volume and score.planes_only)]
+    names = defined if metrics is None else list(dict.fromkeys(COUNTED_WITH.get(name, name) for name in metrics))
     if flat := [name for name in names if as_volume and name in SCORES and SCORES[name].planes_only]:
         raise ConfigError(f"metrics: {', '.join(flat)} is measured in planes", fix="leave out as_volume")
     if roi is not None and roi.shape not in (truth.shape, truth.shape[-2:]):
@@ -149,11 +160,12 @@ def score(
         thresholds=thresholds,
         counted=None if counted is None else counted[at],
         connectivity=connectivity or known[0],
+        with_counts=True,
     )
     values = combine_slices([measured], names)
     undefined = {name: SCORES[name].undefined or "no pixel counts" for name, value in values.items() if value is None}
     conventions = {name: SCORES[name].convention for name in names}
-    return ImageScores(values, undefined, conventions, add_up_slices(measured, names))
+    return ImageScores(values, undefined, conventions, add_up_slices(measured, names), add_up_counts(measured))
 
 
 def summarize(images: Sequence[ImageScores]) -> dict[str, Mean]:
