@@ -6,7 +6,8 @@ import json
 import logging
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unetcli.errors import Interrupted, Unfinished
@@ -15,6 +16,10 @@ from unetcli.presets import preset_table
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
+ROOM = 40
+"""A column of text is narrower than so many characters only if it needs no more."""
 
 
 def print_presets() -> None:
@@ -116,16 +121,31 @@ def _print_scores(metrics: dict[str, Any], console: Console) -> None:
     several = ", mean and its 95 % interval; pooled: all together"
     console.print(Text(f"{n} images{several}" if n > 1 else f"{n} image"))
     rows = [("score", "value", *(("interval", "pooled") if n > 1 else ("", "")), "better", "convention")]
+    conventions, notes = _with_marks(metrics["conventions"])
     for name, value in metrics["mean"].items():
-        meaning = metrics["conventions" if value is not None else "undefined"][name]
+        meaning = metrics["undefined"][name] if value is None else conventions[name]
         interval = _spell_interval(metrics["intervals"][name])
         pooled = _number_or_not(metrics["pooled"][name]) if n > 1 and name in metrics["pooled"] else ""
         rows.append((name, _number_or_not(value), interval, pooled, metrics["better"][name], meaning))
     _print_rows(rows, "lrlrl", console)
+    for note in notes:
+        console.print(Text("\n".join(textwrap.wrap(note, console.width, subsequent_indent="  ")), style="dim"))
     if "comparison" in metrics:
         _print_comparison(metrics, console)
     if "report" in metrics:
         console.print(Text.assemble(("report", "bold"), f"  {metrics['report']}"), soft_wrap=True)
+
+
+def _with_marks(conventions: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Put what several conventions have in common, behind "; ", into notes, and a mark in its place."""
+    parts = {name: text.rpartition("; ") for name, text in conventions.items()}
+    n_with = Counter(common for own, _, common in parts.values() if own)
+    marks = dict(zip((common for common, n in n_with.items() if n > 1), MARKS, strict=False))
+    shown = {
+        name: f"{own}\N{NO-BREAK SPACE}{marks[common]}" if own and common in marks else conventions[name]
+        for name, (own, _, common) in parts.items()
+    }
+    return shown, [f"{mark} {common}" for common, mark in marks.items()]
 
 
 def _print_comparison(metrics: dict[str, Any], console: Console) -> None:
@@ -143,22 +163,24 @@ def _print_comparison(metrics: dict[str, Any], console: Console) -> None:
 
 
 def _print_rows(rows: Sequence[tuple[str, ...]], justify: str, console: Console) -> None:
-    """Print rows below their heads; the last column goes below each row where the terminal is too narrow for it."""
+    """Print rows below their heads; the last column goes below each row where the terminal has no room beside it."""
     from rich.text import Text
 
     *widths, longest = (max(map(len, column)) for column in zip(*rows, strict=True))
-    fits = sum(widths) + 2 * len(widths) + longest <= console.width
+    left = sum(width + 2 for width in widths if width)
+    is_beside = console.width - left >= min(longest, ROOM)
+    indent = left if is_beside else 4
     for k, (*cells, last) in enumerate(rows):
         padded = [c.rjust(w) if j == "r" else c.ljust(w) for c, w, j in zip(cells, widths, justify, strict=True) if w]
         line = Text("  ".join(padded), style="dim" if k == 0 else "")
         line.stylize("bold" if k else "", 0, widths[0])
-        if fits:
-            line.append(f"  {last}", style="dim")
+        first, *rest = [*textwrap.wrap(last, console.width - indent), ""] if is_beside else ["", last]
+        line.append(f"  {first}", style="dim")
         line.rstrip()
         console.print(line, soft_wrap=True)
-        if last and not fits:
-            below = textwrap.wrap(last, console.width, initial_indent="    ", subsequent_indent="    ")
-            console.print(Text("\n".join(below), style="dim"))
+        below = textwrap.wrap(" ".join(rest), console.width - indent)
+        if below:
+            console.print(Text(textwrap.indent("\n".join(below), " " * indent), style="dim"), soft_wrap=True)
 
 
 def _number_or_not(value: float | None) -> str:

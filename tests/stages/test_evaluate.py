@@ -308,8 +308,19 @@ def test_nothing_printed_is_cut_off(folders, worse, tmp_path, cli, monkeypatch, 
     said = " ".join(cli.out.split())
     found = json.loads((tmp_path / "r" / "metrics.json").read_text())
     for name, value in found["mean"].items():
-        assert found["conventions"][name] in said
+        assert all(part in said for part in found["conventions"][name].split("; "))
         assert f"{name} {value:.4g} {found['comparison']['mean'][name]:.4g} " in said
+
+
+def test_what_conventions_have_in_common_is_printed_once_and_marked(folders, worse, tmp_path, cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli("evaluate", worse, folders / "masks", "-o", tmp_path / "r", "--metrics", "iou,dice,pixel_error,pq") == 0
+    *_, iou, dice, error, pq, note = (line.replace("\N{NO-BREAK SPACE}", " ") for line in cli.out.splitlines())
+    assert iou.endswith("TP/(TP+FP+FN), 1 if both are empty ¹")
+    assert dice.endswith("2TP/(2TP+FP+FN), 1 if both are empty ¹")
+    assert error.endswith("share of differing pixels ¹")
+    assert pq.endswith("IoU > 0.5; ids of labels, else components of foreground > 0.5, 4-connected, mean over slices")
+    assert note == "¹ foreground > 0.5, mean over slices"
 
 
 def test_what_is_returned_is_what_is_written_and_printed_as_json(folders, worse, tmp_path, cli):

@@ -56,7 +56,8 @@ class Score:
     better
         Which direction is better.
     convention
-        One line to print beside the value: what tells it from others of its name.
+        One line to print beside the value: what tells it from others of its name; behind "; " what it has in common
+        with many.
     undefined
         Why it may be None; empty if it never is.
     of_totals
@@ -125,7 +126,7 @@ _THINNED = f"Fiji, prediction thinned, truth foreground only, {_MEAN}"
 _IDS = "ids of labels, else components of foreground > 0.5, 4-connected if not set"
 _SEGMENTS = f"{_IDS}, {_MEAN}"
 _OBJECTS = f"{_IDS}, objects of an image pooled over slices"
-_EDGES = f"pixels; between edge pixels, the rim counts, foreground > 0.5, {_MEAN}"
+_EDGES = f"between edge pixels, the rim counts, foreground > 0.5, {_MEAN}"
 
 
 def _of_pixels(score: Callable[[Counts], float], better: Literal["higher", "lower"], convention: str) -> Score:
@@ -162,9 +163,9 @@ def _panoptic(part: Literal["pq", "sq", "rq"], convention: str) -> Score:
 
 
 SCORES: dict[str, Score] = {
-    "iou": _of_pixels(iou, "higher", f"TP/(TP+FP+FN), 1 if both are empty, {_AT_HALF}"),
-    "dice": _of_pixels(dice, "higher", f"2TP/(2TP+FP+FN), 1 if both are empty, {_AT_HALF}"),
-    "pixel_error": _of_pixels(pixel_error, "lower", f"share of differing pixels, {_AT_HALF}"),
+    "iou": _of_pixels(iou, "higher", f"TP/(TP+FP+FN), 1 if both are empty; {_AT_HALF}"),
+    "dice": _of_pixels(dice, "higher", f"2TP/(2TP+FP+FN), 1 if both are empty; {_AT_HALF}"),
+    "pixel_error": _of_pixels(pixel_error, "lower", f"share of differing pixels; {_AT_HALF}"),
     "max_pixel_fscore": replace(
         _of_pixels(
             pixel_fscore, "higher", "F-score of foreground pixels, pooled over slices, best threshold of the image"
@@ -175,7 +176,7 @@ SCORES: dict[str, Score] = {
     "warping_error": _planar(
         lambda pair: pair.warping.error,
         "lower",
-        f"Fiji: the truth is warped, foreground 4-connected, share of all pixels, {_AT_HALF}",
+        f"Fiji: the truth is warped, foreground 4-connected, share of all pixels; {_AT_HALF}",
     ),
     "min_warping_error": _planar(
         lambda pair: pair.warping.error,
@@ -194,28 +195,28 @@ SCORES: dict[str, Score] = {
     "v_rand": _planar(
         lambda pair: pair.v_rand.fscore,
         "higher",
-        f"{_THINNED}, best threshold of the image",
+        f"best threshold of the image; {_THINNED}",
         _NO_TRUTH,
         search="v_rand",
     ),
     "v_rand_split": _planar(
         lambda pair: pair.v_rand.split,
         "higher",
-        f"recall; {_THINNED}, at the threshold of the best v_rand",
+        f"recall at the threshold of the best v_rand; {_THINNED}",
         _NO_TRUTH,
         search="v_rand",
     ),
     "v_rand_merge": _planar(
         lambda pair: pair.v_rand.merge,
         "higher",
-        f"precision; {_THINNED}, at the threshold of the best v_rand",
+        f"precision at the threshold of the best v_rand; {_THINNED}",
         _NO_TRUTH,
         search="v_rand",
     ),
     "v_info": _planar(
         lambda pair: v_info(pair.thinned_overlaps),
         "higher",
-        f"0 if a side has one segment; {_THINNED}, best threshold of the image",
+        f"0 if a side has one segment, best threshold of the image; {_THINNED}",
         _NO_TRUTH,
         search="v_info",
     ),
@@ -288,18 +289,20 @@ SCORES: dict[str, Score] = {
         f"one-to-one, as Cellpose: shared pixels of partners, of all foreground; {_SEGMENTS}",
         _NO_OBJECTS,
     ),
-    "hausdorff": Score(lambda pair: hausdorff(pair.edge_distances), "lower", f"largest distance, {_EDGES}", _NO_EDGE),
+    "hausdorff": Score(
+        lambda pair: hausdorff(pair.edge_distances), "lower", f"largest distance, pixels; {_EDGES}", _NO_EDGE
+    ),
     "hd95": Score(
         lambda pair: hd95(pair.edge_distances),
         "lower",
-        f"MONAI: the larger of the 95th percentiles of both directions, {_EDGES}",
+        f"MONAI: the larger of the 95th percentiles of both directions, pixels; {_EDGES}",
         _NO_EDGE,
     ),
-    "assd": Score(lambda pair: assd(pair.edge_distances), "lower", f"mean distance, {_EDGES}", _NO_EDGE),
+    "assd": Score(lambda pair: assd(pair.edge_distances), "lower", f"mean distance, pixels; {_EDGES}", _NO_EDGE),
     "boundary_f": Score(
         lambda pair: boundary_f(pair.truth_mask, pair.prediction_mask),
         "higher",
-        f"DAVIS: F-score of contour pixels at most {BOUNDARY_TOLERANCE_PX} pixels apart, {_AT_HALF}",
+        f"DAVIS: F-score of contour pixels at most {BOUNDARY_TOLERANCE_PX} pixels apart; {_AT_HALF}",
     ),
 }
 """Name of each score to how it is computed; the names are those of `metrics.json`."""
