@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from tests.instances import oracles
 
-any_tiling = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+any_tiling = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @any_tiling

@@ -34,7 +34,7 @@ def test_what_a_hole_is(tmp_path, small_tiles, picture, expected):
     np.testing.assert_array_equal(filled(tmp_path, classes[None, None, None], 2)[0, 0, 0], wanted)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32), st.booleans(), st.sampled_from([2, 3]), st.integers(1, 3))
 def test_any_tiling_equals_scipy_on_the_whole(small_tiles, tmp_path_factory, seed, full, ndim, workers):
     rng = np.random.default_rng(seed)
