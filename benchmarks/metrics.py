@@ -26,7 +26,7 @@ READ = "both images read once: the sum of each"
 COPY = "one pass over the memory: int32 to float32, of twice the side"
 FIJI_S, FIJI_COPY_S = 84.0, 6.2e-3
 """Seconds of Fiji's warping error of 2048 squared, 95,670 pixels left, and of such a pass of 4096 squared, as they were
-measured on a machine of two shared cores; Fiji itself is not run here."""
+measured on a machine of two shared cores, taken for the same one; Fiji itself is not run here."""
 TABLE, SKIMAGE_TABLE = "contingency table", "scikit-image: contingency table"
 ALL, SKIMAGE_ALL = "table, adapted Rand, VI, AP at ten thresholds", "scikit-image: adapted Rand, VI"
 STARDIST = "StarDist: matching at ten thresholds"
